@@ -1,0 +1,22 @@
+# Activations of the training rows at every hook point of the experiment, in one pass. Shards are found through the
+# manifest, which alone is an output: consumers check the shards' checksums before first use.
+
+
+rule activation_cache:
+    input:
+        model=f"{MODEL}/manifest.json",
+        corpus=f"{CORPUS}/manifest.json",
+    output:
+        f"{CACHE}/manifest.json",
+    log:
+        f"logs/{EXPERIMENT.experiment}/activation_cache.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 2
+    params:
+        spec=block(EXPERIMENT.activations),
+        hook_points=",".join(EXPERIMENT.hook_points()),
+        code=code_hash("activations.cache"),
+    shell:
+        "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points} --model $(dirname {input.model}) --corpus $(dirname {input.corpus})"
+        " --out $(dirname {output}) --threads {threads} > {log} 2>&1"

@@ -1,0 +1,260 @@
+"""The activation cache: flat memory-mapped rows per hook point, a manifest, and the stored shuffle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..config.activations import ActivationsConfig
+from ..config.base import parse
+from ..lm.corpus import load_rows
+from ..lm.prepare import load_model, resid_layer
+from ..store.errors import UserError
+from ..store.files import atomic_path, content_hash, human_bytes, read_json, require_space, sha256_file, write_json
+from .order import sequence_order, take, token_order
+
+_STORED = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<i2")}  # bfloat16: its bits
+_TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def identity(config: ActivationsConfig, model_folder: Path, corpus_folder: Path) -> dict:
+    """What a cache's rows depend on: model and its processing, corpus bytes, settings."""
+    model, corpus = read_json(model_folder / "manifest.json"), read_json(corpus_folder / "manifest.json")
+    return {
+        "model": model["model"],
+        "model_sha256": model.get("sha256") or content_hash(model["files"] or model["model"]),
+        "corpus_sha256": corpus["sha256"]["train"],
+        "context": corpus["context"],
+        "n_rows": corpus["train_rows"],
+        "settings": config.model_dump(exclude={"source"}),
+    }
+
+
+def write_cache(config: ActivationsConfig, hook_points: list[str], model_folder: Path, corpus_folder: Path, out: Path) -> None:
+    """Cache the training rows of all `hook_points` in one forward pass per batch.
+
+    The size is printed before anything is written. Whole shards of an interrupted or smaller earlier write with the same
+    identity are kept.
+
+    Raises:
+        UserError: a hook point does not exist, or the disk cannot hold the cache.
+    """
+    model = load_model(model_folder)
+    layers = {hook: resid_layer(hook, model.arch.n_layers) for hook in hook_points}
+    tokens = load_rows(corpus_folder, "train")
+    n_rows, context = tokens.shape
+    d_in = model.arch.d_model
+    stored = _STORED[config.dtype]
+    rows_per_shard = max(1, config.shard_tokens // context)
+    n_shards = -(-n_rows // rows_per_shard)
+    size = n_rows * context * d_in * stored.itemsize * len(hook_points)
+    print(
+        f"activation cache: {len(hook_points)} hook point(s) x {n_rows * context:,} tokens x {d_in} = {human_bytes(size)}",
+        flush=True,
+    )
+
+    who = identity(config, model_folder, corpus_folder)
+    progress = _resume(out, who)
+    left = sum(not _done(out, progress, hook, i) for hook in hook_points for i in range(n_shards))
+    require_space(
+        out,
+        left * min(n_rows, rows_per_shard) * context * d_in * stored.itemsize + n_rows * (context + 1) * 8,
+        "the activation cache",
+    )
+    (out / "manifest.json").unlink(missing_ok=True)
+    for shard in range(n_shards):
+        todo = [hook for hook in hook_points if not _done(out, progress, hook, shard)]
+        if not todo:
+            continue
+        rows = tokens[shard * rows_per_shard : (shard + 1) * rows_per_shard]
+        values = _shard_values(model, rows, {hook: layers[hook] for hook in todo}, config)
+        for hook in todo:
+            path = _shard_path(out, hook, shard)
+            sums = _moments(values[hook])
+            with atomic_path(path) as partial, partial.open("wb") as handle:
+                np.save(handle, _to_numpy(values[hook], config.dtype))
+            progress["shards"][f"{hook}/{shard}"] = {"sha256": sha256_file(path), **sums}
+        write_json(out / "progress.json", progress)
+        print(f"shard {shard + 1} of {n_shards} written", flush=True)
+    _finish(out, config, who, progress, layers, n_shards, rows_per_shard, d_in)
+
+
+def _resume(out: Path, who: dict) -> dict:
+    path = out / "progress.json"
+    if path.exists():
+        progress = read_json(path)
+        if progress["identity"] == json.loads(json.dumps(who)):
+            return progress
+        shutil.rmtree(out)  # shards of another model, corpus or setting
+    out.mkdir(parents=True, exist_ok=True)
+    return {"identity": who, "shards": {}}
+
+
+def _done(out: Path, progress: dict, hook: str, shard: int) -> bool:
+    return f"{hook}/{shard}" in progress["shards"] and _shard_path(out, hook, shard).exists()
+
+
+def _shard_path(out: Path, hook: str, shard: int) -> Path:
+    return out / hook / f"{shard:05d}.npy"
+
+
+@torch.no_grad()
+def _shard_values(model, rows: np.ndarray, layers: dict[str, int], config: ActivationsConfig) -> dict[str, Tensor]:
+    """Per hook point the activations (tokens, d_in) of `rows`, in the stored type."""
+    n_tokens = rows.shape[0] * rows.shape[1]
+    values = {hook: torch.empty(n_tokens, model.arch.d_model, dtype=_TORCH[config.dtype]) for hook in layers}
+    done = 0
+    for start in range(0, len(rows), config.batch_rows):
+        batch = torch.from_numpy(rows[start : start + config.batch_rows].astype(np.int64)).to(model.device)
+        _, captured = model.blocks(model.embed(batch), 0, max(layers.values()), capture=layers.values())
+        for hook, layer in layers.items():
+            flat = captured[layer].flatten(0, 1)
+            values[hook][done : done + len(flat)] = flat.to("cpu", _TORCH[config.dtype])
+        done += batch.numel()
+    return values
+
+
+def _moments(values: Tensor) -> dict:
+    """Sums over the shard's tokens that give mean and mean square norm; float64, in slices to bound the memory."""
+    total = torch.zeros(values.shape[1], dtype=torch.float64)
+    square = 0.0
+    for part in values.split(1 << 16):
+        part = part.double()
+        total += part.sum(dim=0)
+        square += part.square().sum().item()
+    return {"sum": total.tolist(), "sum_of_squares": square, "tokens": len(values)}
+
+
+def _to_numpy(values: Tensor, dtype: str) -> np.ndarray:
+    return (values.view(torch.int16) if dtype == "bfloat16" else values).numpy()
+
+
+def _finish(out, config, who, progress, layers, n_shards, rows_per_shard, d_in) -> None:
+    order = sequence_order(who["n_rows"], config.seed)
+    for name, values in (
+        ("sequence_order", order),
+        ("token_order", token_order(order, who["context"], config.block_rows, config.seed)),
+    ):
+        with atomic_path(out / f"{name}.npy") as partial, partial.open("wb") as handle:
+            np.save(handle, values.numpy())
+    hooks = {}
+    for hook, layer in layers.items():
+        shards = [progress["shards"][f"{hook}/{i}"] for i in range(n_shards)]
+        n_tokens = sum(s["tokens"] for s in shards)
+        hooks[hook] = {
+            "layer": layer,
+            "mean": (np.sum([s["sum"] for s in shards], axis=0) / n_tokens).tolist(),
+            "rms_norm": float(np.sqrt(sum(s["sum_of_squares"] for s in shards) / n_tokens)),
+            "shards": [{"file": f"{hook}/{i:05d}.npy", "sha256": s["sha256"]} for i, s in enumerate(shards)],
+        }
+    manifest = {
+        "identity": who,
+        "d_in": d_in,
+        "dtype": config.dtype,
+        "rows_per_shard": rows_per_shard,
+        "orders": {name: sha256_file(out / f"{name}.npy") for name in ("sequence_order", "token_order")},
+        "hook_points": hooks,
+    }
+    write_json(out / "manifest.json", manifest)
+
+
+class ActivationCache:
+    """Reader of one hook point's cached rows.
+
+    Raises:
+        UserError: the cache is missing, incomplete, damaged, or not the one that the run was configured for.
+    """
+
+    def __init__(self, folder: Path, hook_point: str, expected: dict | None = None, device: str = "cpu") -> None:
+        manifest = read_json(folder / "manifest.json")
+        if hook_point not in manifest["hook_points"]:
+            raise UserError(
+                f"the activation cache {folder} does not hold {hook_point}; it holds {', '.join(manifest['hook_points'])}. Rerun the "
+                "`cache` stage."
+            )
+        if expected is not None and json.loads(json.dumps(expected)) != manifest["identity"]:
+            stale = sorted(k for k in expected if expected[k] != manifest["identity"].get(k))
+            raise UserError(
+                f"the manifest of activation cache {folder} is stale: its {', '.join(stale)} differ from the model and corpus on disk; "
+                "delete that folder and rerun."
+            )
+        self.manifest = manifest["identity"]
+        self.context, self.n_rows, self.d_in = self.manifest["context"], self.manifest["n_rows"], manifest["d_in"]
+        self.mean = torch.tensor(manifest["hook_points"][hook_point]["mean"])
+        self.device = device
+        self._dtype = manifest["dtype"]
+        self._tokens_per_shard = manifest["rows_per_shard"] * self.context
+        files = {s["file"]: s["sha256"] for s in manifest["hook_points"][hook_point]["shards"]}
+        files |= {f"{name}.npy": digest for name, digest in manifest["orders"].items()}
+        _verify(folder, files)
+        self._shards = [_open(folder / name, self._dtype) for name in files if "/" in name]
+        self.sequence_order = torch.from_numpy(np.load(folder / "sequence_order.npy"))
+        self.token_order = torch.from_numpy(np.load(folder / "token_order.npy", mmap_mode="c"))
+
+    def tokens(self, start: int, count: int) -> Float[Tensor, "count d_in"]:
+        """`count` single activations at places `start` … of the stored token order, which is circular; float32."""
+        return self._gather(take(self.token_order, start, count))
+
+    def sequences(self, start: int, count: int) -> Float[Tensor, "count context d_in"]:
+        """`count` whole rows at places `start` … of the stored sequence order, which is circular; float32."""
+        rows = take(self.sequence_order, start, count)
+        index = (rows[:, None] * self.context + torch.arange(self.context)).flatten()
+        return self._gather(index).view(count, self.context, self.d_in)
+
+    def _gather(self, index: Tensor) -> Tensor:
+        if len(self._shards) == 1:
+            values = self._shards[0].index_select(0, index)
+        else:
+            shard = index.div(self._tokens_per_shard, rounding_mode="floor")
+            shard, by_shard = shard.sort(stable=True)
+            local = index[by_shard] - shard * self._tokens_per_shard
+            counts = torch.bincount(shard, minlength=len(self._shards)).tolist()
+            values = torch.empty(len(index), self.d_in, dtype=self._shards[0].dtype)
+            for source, part, places in zip(self._shards, local.split(counts), by_shard.split(counts), strict=True):
+                if len(part):
+                    values.index_copy_(0, places, source.index_select(0, part))
+        if self._dtype == "bfloat16":
+            values = values.view(torch.bfloat16)
+        return values.to(self.device, torch.float32)
+
+
+def _open(path: Path, dtype: str) -> Tensor:
+    try:
+        array = np.load(path, mmap_mode="c")  # copy-on-write: torch wants a writable buffer, the file stays as it is
+    except (OSError, ValueError) as error:
+        raise UserError(f"activation shard {path} cannot be read ({error}); delete it and rerun the `cache` stage.") from None
+    if array.dtype != _STORED[dtype]:
+        raise UserError(f"activation shard {path} holds {array.dtype}, not {dtype}; delete it and rerun the `cache` stage.")
+    return torch.from_numpy(array)
+
+
+def _verify(folder: Path, files: dict[str, str]) -> None:
+    """Compare checksums, once per file: `verified.json` remembers size and time of what was found intact."""
+    stamp = folder / "verified.json"
+    known = json.loads(stamp.read_text()) if stamp.exists() else {}
+    seen = {}
+    for name, digest in files.items():
+        path = folder / name
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            raise UserError(f"activation file {path} is missing; rerun the `cache` stage.") from None
+        mark = [status.st_size, status.st_mtime_ns, digest]
+        if known.get(name) != mark and sha256_file(path) != digest:
+            raise UserError(f"activation file {path} is damaged (its checksum differs); delete it and rerun the `cache` stage.")
+        seen[name] = mark
+    if any(known.get(name) != mark for name, mark in seen.items()):
+        write_json(stamp, known | seen)
+
+
+def main(spec: str, hook_points: str, model: str, corpus: str, out: str) -> None:
+    """Entry point of the stage: `spec` is an activations block as JSON, `hook_points` a comma-separated list."""
+    config = parse(ActivationsConfig, json.loads(spec), "activations")
+    write_cache(config, hook_points.split(","), Path(model), Path(corpus), Path(out))

@@ -1,0 +1,212 @@
+"""The command line: one command per stage. Rules call it; so can a person."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .store.errors import Interrupted, UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A stage: where its `main` lives and the options it takes (name to help text)."""
+
+    module: str
+    help: str
+    options: dict[str, str]
+    function: str = "main"
+    repeated: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    uses_torch: bool = True
+
+
+_DEFAULTS = {"device": "auto", "fingerprint": None}
+_FINGERPRINT = "identity of the step, kept in its record"
+_DEVICE = "torch device: cpu, cuda, or auto for cuda where there is one"
+COMMANDS = {
+    "novels": Command(
+        "lm.novels", "download the public novels that novels-1m is trained on", {"out": "folder for train.txt and val.txt"}
+    ),
+    "pretrain": Command(
+        "lm.pretrain",
+        "train the small language model",
+        {"spec": "pretrain block as JSON", "name": "model name", "out": "model directory", "scratch": "folder for checkpoints"},
+        function="pretrain_from_json",
+    ),
+    "prepare": Command("lm.prepare", "load and process the language model", {"spec": "model block as JSON", "out": "folder"}),
+    "corpus": Command(
+        "lm.corpus",
+        "sample or pack the token rows",
+        {"spec": "corpus block as JSON", "model": "prepared model", "out": "folder", "fingerprint": _FINGERPRINT},
+    ),
+    "cache": Command(
+        "activations.cache",
+        "cache activations at hook points",
+        {
+            "spec": "activations block as JSON",
+            "hook-points": "comma-separated hook points",
+            "model": "prepared model",
+            "corpus": "corpus folder",
+            "out": "folder",
+        },
+    ),
+    "train": Command(
+        "training.run",
+        "train one SAE",
+        {
+            "spec": "run spec as JSON",
+            "activations": "activations block as JSON",
+            "cache": "activation cache",
+            "model": "prepared model",
+            "corpus": "corpus folder",
+            "out": "run folder",
+            "scratch": "folder for checkpoints",
+            "fingerprint": _FINGERPRINT,
+            "device": _DEVICE,
+        },
+    ),
+    "evaluate": Command(
+        "measures.evaluation",
+        "evaluate one SAE on held-out rows",
+        {
+            "spec": "evaluation block as JSON",
+            "run": "run name",
+            "run-folder": "run folder",
+            "model": "prepared model",
+            "corpus": "corpus folder",
+            "out": "folder",
+            "fingerprint": _FINGERPRINT,
+            "device": _DEVICE,
+        },
+    ),
+    "collect": Command(
+        "measures.collect",
+        "gather the tables of all runs",
+        {"runs": "run names", "experiment": "experiment name"},
+        repeated=("runs",),
+    ),
+    "geometry": Command(
+        "measures.geometry",
+        "compare the dictionaries of one hook point",
+        {"spec": "geometry block as JSON", "hook-point": "hook point", "experiment": "experiment name"},
+    ),
+    "join": Command(
+        "measures.geometry",
+        "join the geometry tables of all hook points",
+        {"hook-points": "hook points", "experiment": "experiment name"},
+        function="join",
+        repeated=("hook-points",),
+    ),
+    "figure": Command(
+        "figures.{name}",
+        "draw one figure from the tables",
+        {"name": "figure", "spec": "its configuration block as JSON", "tables": "folder of tables", "out": "path without suffix"},
+        uses_torch=False,
+    ),
+    "notebook": Command(
+        "figures.notebook",
+        "run a notebook on the tables and figures",
+        {
+            "name": "notebook of workflow/notebooks",
+            "tables": "folder of tables",
+            "figures": "folder of figures",
+            "experiment": "experiment name",
+            "out-ipynb": "executed notebook",
+            "out-html": "the same as HTML",
+        },
+        uses_torch=False,
+    ),
+    "document": Command(
+        "config.document",
+        "write config/README.md and the JSON schema from the configuration models",
+        {"root": "repository root"},
+        flags=("check",),
+        uses_torch=False,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status: 0, 2 for bad input, 130 when interrupted."""
+    options = vars(_parser().parse_args(arguments))
+    name, threads = options.pop("command"), options.pop("threads", None)
+    try:
+        function = _load(COMMANDS[name], options, threads)
+        function(**options)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" while writing {error.filename}" if error.filename else ""
+            return _fail(f"the disk is full{where}; free some space and run the same command again, it continues.", 2)
+        raise
+    except MemoryError as error:
+        return _fail(f"out of memory ({error}); lower the batch size or the number of features, or use a larger machine.", 2)
+    except Interrupted as state:
+        return _fail(str(state), 130)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command continues.", 130)
+    return 0
+
+
+def _load(command: Command, options: dict, threads: int | None) -> Callable[..., None]:
+    module = command.module
+    if "{name}" in module:
+        module = module.format(name=options.pop("name"))
+        known = importlib.util.find_spec(f"{__package__}.{module}")
+        if known is None:
+            raise UserError(f"there is no figure {module.split('.')[1]!r}; see workflow/saeworks/figures.")
+    if command.uses_torch:
+        _prepare_torch(options, threads)
+    return getattr(importlib.import_module(f".{module}", __package__), command.function)
+
+
+def _prepare_torch(options: dict, threads: int | None) -> None:
+    _keep_freed_memory()
+    import torch  # slow import
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if options.get("device") == "auto":
+        options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc not to return large freed blocks to the system: page faults cost a fifth of a training step otherwise."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+    except (OSError, AttributeError):
+        pass  # another C library: slower, that is all
+
+
+def _fail(sentence: str, status: int) -> int:
+    print(f"saeworks: {sentence}", file=sys.stderr, flush=True)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="saeworks", description="Train, compare and understand sparse autoencoders, reproducibly."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, command in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=command.help, description=command.help)
+        for option, text in command.options.items():
+            many = {"nargs": "+"} if option in command.repeated else {}
+            default = {"default": _DEFAULTS[option]} if option in _DEFAULTS else {"required": True}
+            sub.add_argument(f"--{option}", help=text, **default, **many)
+        for flag in command.flags:
+            sub.add_argument(f"--{flag}", action="store_true")
+        if command.uses_torch:
+            sub.add_argument("--threads", type=int, help="CPU threads")
+    return parser

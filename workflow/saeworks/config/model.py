@@ -1,0 +1,62 @@
+"""Which language model is studied, and how its weights are processed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .base import Frozen
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Processing(Frozen):
+    """TransformerLens weight processing, all of it on by default because the papers' numbers were measured so."""
+
+    fold_ln: bool = Field(True, description="Fold the normalisation weights into the matrices that read from them.")
+    center_writing_weights: bool = Field(
+        True, description="Centre the matrices that write to the residual stream (LayerNorm models only; RMSNorm ones ignore it)."
+    )
+    center_unembed: bool = Field(True, description="Centre the unembedding: logits shift by a constant per position.")
+    fold_value_biases: bool = Field(True, description="Fold the value biases into the output bias of each attention layer.")
+
+
+class HubModel(Frozen):
+    """A model of the Hugging Face hub."""
+
+    source: Literal["hub"] = Field("hub", description="A model of the Hugging Face hub.")
+    name: str = Field(description="Repository on the hub, such as `gpt2` or `roneneldan/TinyStories-1M`.")
+    revision: str = Field("main", description="Branch, tag or commit; give a commit for a run that can be repeated.")
+    processing: Processing = Field(
+        default_factory=Processing, description="Weight processing; part of every artefact's identity."
+    )
+
+
+class PathModel(Frozen):
+    """A local Hugging Face directory."""
+
+    source: Literal["path"] = Field("path", description="Any local directory with a Hugging Face causal language model.")
+    name: Name = Field(description="The name used in paths and figures.")
+    path: str = Field(description="Directory with config.json, the weights and the tokenizer.")
+    processing: Processing = Field(
+        default_factory=Processing, description="Weight processing; part of every artefact's identity."
+    )
+
+
+class OwnModel(Frozen):
+    """A model that this project trained: the directory data/models/<name>, fetched by `dvc pull`."""
+
+    source: Literal["own"] = Field("own", description="A model trained by `saeworks pretrain`, in data/models/<name>.")
+    name: Name = Field(description="Directory under data/models.")
+    processing: Processing = Field(
+        default_factory=Processing, description="Weight processing; part of every artefact's identity."
+    )
+
+
+ModelConfig = Annotated[HubModel | PathModel | OwnModel, Field(discriminator="source")]
+
+
+def model_label(model: HubModel | PathModel | OwnModel) -> str:
+    """The model's name as a path component."""
+    return model.name.replace("/", "--")

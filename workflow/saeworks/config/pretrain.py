@@ -1,0 +1,36 @@
+"""Settings of the language model that the project trains itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from .base import Frozen
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class PretrainConfig(Frozen):
+    """Training of a small GPT-2-architecture language model from text files."""
+
+    train_text: str = Field(
+        description="Path of the training text: .txt or .txt.xz, UTF-8, documents between lines `<|endoftext|>`."
+    )
+    val_text: str = Field(description="Path of the held-out text, in the same format.")
+    source: str = Field(description="Where the text comes from, for the model card.")
+    vocab_size: PositiveInt = Field(4096, description="Size of the byte-level BPE vocabulary, special token included.")
+    n_layers: PositiveInt = Field(8, description="Number of transformer blocks.")
+    d_model: PositiveInt = Field(64, description="Width of the residual stream.")
+    n_heads: PositiveInt = Field(4, description="Attention heads per block.")
+    context: PositiveInt = Field(128, description="Tokens per row, beginning-of-text token included.")
+    batch_rows: PositiveInt = Field(64, description="Rows per optimiser step.")
+    micro_rows: PositiveInt = Field(16, description="Rows per forward pass; gradients are summed over them.")
+    n_steps: PositiveInt = Field(4000, description="Optimiser steps.")
+    lr: PositiveFloat = Field(4e-3, description="Peak learning rate of AdamW.")
+    warmup_steps: PositiveInt = Field(200, description="Steps of linear learning-rate warm-up; cosine decay to 2 % after it.")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay, on matrices only.")
+    grad_clip: PositiveFloat = Field(1.0, description="Global gradient norm limit.")
+    eval_every: PositiveInt = Field(250, description="Steps between held-out evaluations and checkpoints.")
+    seed: int = Field(0, ge=0, description="Seed of the initialisation and of the row order.")
+    dtype: Literal["float32"] = Field("float32", description="Type of the published weights.")

@@ -1,0 +1,212 @@
+"""What the figures share: reading tables, the look, and files whose bytes are equal on every redraw."""
+
+from __future__ import annotations
+
+import functools
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import is_color_like
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+from ..config.base import parse
+from ..config.figures import FigureStyle
+from ..store.errors import UserError
+from ..store.files import atomic_path
+
+OBJECTIVES = ("local", "e2e", "e2e_ds")
+LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}
+MARKERS = {"local": "o", "e2e": "s", "e2e_ds": "^"}
+GREY = "#595959"
+NARROW = 4.5  # inches; below it, long labels take two lines
+
+_LOOK = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the glyphs are the same everywhere
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.5,
+    "svg.hashsalt": "saeworks",  # element ids of the SVG would be random without it
+    "svg.fonttype": "path",
+}
+
+Style = TypeVar("Style", bound=FigureStyle)
+Draw = Callable[[Path, Style], Figure]
+
+
+def styled(draw: Draw[Style]) -> Draw[Style]:
+    """Run `draw` with the common look and without touching the caller's matplotlib settings."""
+
+    @functools.wraps(draw)
+    def wrapper(tables: Path, config: Style) -> Figure:
+        with matplotlib.rc_context(_LOOK):
+            return draw(Path(tables), config)
+
+    return wrapper
+
+
+def redraw(draw: Draw[Style], model: type[Style], spec: str, tables: str, out: str) -> None:
+    """Draw one figure from its JSON settings and write `<out>.svg` and `<out>.png`.
+
+    Raises:
+        UserError: the settings or the tables are unfit.
+    """
+    key = f"figures.{Path(out).name}"
+    try:
+        values = json.loads(spec)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the settings of `{key}` are not valid JSON ({error}); pass that block of the configuration.") from None
+    config = parse(model, values, key)
+    save(draw(Path(tables), config), out, config.dpi)
+
+
+def save(figure: Figure, stem: Path | str, dpi: int) -> None:
+    """Write `<stem>.svg` and `<stem>.png`, atomically; neither holds a date or a version, so equal figures are equal bytes."""
+    nameless = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    with matplotlib.rc_context(_LOOK):
+        for kind, metadata in nameless.items():
+            with atomic_path(f"{stem}.{kind}") as partial:
+                figure.savefig(partial, format=kind, dpi=dpi, metadata=metadata)
+
+
+def read_table(tables: Path, name: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Read `<tables>/<name>.parquet` and check that it has `columns`.
+
+    Raises:
+        UserError: the file is missing, unreadable or lacks a column.
+    """
+    path = Path(tables) / f"{name}.parquet"
+    if not path.exists():
+        raise UserError(f"{path} is missing; run the stage that makes it, or fetch it with `dvc pull`.")
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read ({reason}); delete it and rerun the stage that makes it.") from None
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise UserError(f"{path} has no column `{missing[0]}`; delete it and rerun the stage that makes it.")
+    return frame
+
+
+def read_runs(tables: Path) -> pd.DataFrame:
+    """The runs, one row each, by layer, hook point and objective (in the papers' order).
+
+    Raises:
+        UserError: the table is unfit or has an objective that no figure knows.
+    """
+    columns = ["run", "group", "hook_point", "layer", "objective", "sparsity_coeff", "seed"]
+    runs = read_table(tables, "runs", columns)
+    unknown = sorted(set(runs["objective"]) - set(OBJECTIVES))
+    if unknown:
+        raise UserError(f"the runs in {tables} have objective `{unknown[0]}`; it must be one of {', '.join(OBJECTIVES)}.")
+    order = pd.Categorical(runs["objective"], OBJECTIVES, ordered=True)
+    keys = ["layer", "hook_point", "_order", "group", "sparsity_coeff", "seed"]
+    return runs.assign(_order=order).sort_values(keys, ignore_index=True).drop(columns="_order")
+
+
+def read_metrics(tables: Path, metrics: Sequence[str]) -> pd.DataFrame:
+    """The runs with one column per metric that has no layer, over all positions; a metric never measured is NaN."""
+    fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
+    chosen = fidelity[fidelity["metric"].isin(metrics) & (fidelity["positions"] == "all") & (fidelity["layer"] == -1)]
+    wide = chosen.pivot(index="run", columns="metric", values="value").reindex(columns=list(metrics))
+    return read_runs(tables).merge(wide, left_on="run", right_index=True, how="left")
+
+
+def read_selection(tables: Path, criterion: str = "similar_ce") -> pd.DataFrame:
+    """The runs chosen by `criterion`, at most one per hook point and objective, with the columns of the runs."""
+    selection = read_table(tables, "selection", ["criterion", "hook_point", "objective", "run", "ce_increase", "spread"])
+    chosen = selection.loc[selection["criterion"] == criterion, ["run", "ce_increase", "spread"]]
+    return read_runs(tables).merge(chosen, on="run", how="inner")
+
+
+def hook_points(frame: pd.DataFrame) -> list[str]:
+    """Hook points of `frame`, each once, in its order."""
+    return list(dict.fromkeys(frame["hook_point"]))
+
+
+def colour(config: FigureStyle, objective: str) -> str:
+    """The configured colour of `objective`.
+
+    Raises:
+        UserError: the configuration has none for it, or matplotlib does not know it.
+    """
+    value = config.colors.get(objective)
+    if value is None:
+        raise UserError(f"the figure's `colors` have none for objective `{objective}`; add e.g. `{objective}: '#0072B2'`.")
+    if not is_color_like(value):
+        raise UserError(f"the figure's `colors.{objective}` is {value!r}, which is no colour; write e.g. '#0072B2' or 'black'.")
+    return value
+
+
+def panels(config: FigureStyle, n_rows: int, n_columns: int, **sharing: Any) -> tuple[Figure, np.ndarray]:
+    """An empty figure and its axes, `(n_rows, n_columns)`; `config.height` is the height of one row."""
+    figure = Figure(figsize=(config.width, config.height * n_rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **sharing)
+
+
+def name_row(row: Sequence[Axes], hook_point: str) -> None:
+    """Write the hook point along the right-hand edge of a row of panels."""
+    row[-1].annotate(
+        hook_point, (1, 0.5), (5, 0), xycoords="axes fraction", textcoords="offset points",
+        rotation=270, ha="left", va="center", fontsize=6.5, color=GREY,
+    )  # fmt: skip
+
+
+def say(axes: Axes, text: str, width: int = 24) -> None:
+    """Put a message where the data would be."""
+    lines = "\n".join(textwrap.wrap(text, width))
+    axes.text(0.5, 0.5, lines, transform=axes.transAxes, ha="center", va="center", fontsize=7, color=GREY)
+
+
+def only_message(config: FigureStyle, text: str) -> Figure:
+    """A figure that says why there is nothing to draw."""
+    figure, axes = panels(config, 1, 1)
+    axes[0, 0].set_axis_off()
+    say(axes[0, 0], text, width=int(14 * config.width))
+    return figure
+
+
+def cosine_histogram(panel: Axes, cosines: np.ndarray, bins: int, **look: Any) -> None:
+    """Draw the fraction of features per bin of [0, 1]. Clipped, not dropped: an obtuse neighbour counts in the first bin."""
+    panel.hist(np.clip(cosines, 0, 1), bins=bins, range=(0, 1), weights=np.full(cosines.size, 1 / cosines.size), **look)
+
+
+def cosine_axis(panel: Axes) -> None:
+    """The common axis of the histograms."""
+    panel.set_xlim(0, 1)
+    panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+
+
+def plain_log_ticks(axis: Axis, values: pd.Series) -> None:
+    """Label a logarithmic axis with plain numbers: powers of ten, and twice and five times them if `values` span few decades."""
+    values = values[values > 0]
+    wide = values.empty or values.max() / values.min() > 300
+    axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,71 @@
+"""Error of the residual stream at the SAE and at every later layer (Fig. 2 of Braun et al. 2024)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ..config.figures import ResidualMseFigure
+from .common import (
+    LABELS,
+    MARKERS,
+    NARROW,
+    OBJECTIVES,
+    colour,
+    hook_points,
+    name_row,
+    only_message,
+    panels,
+    plain_log_ticks,
+    read_selection,
+    read_table,
+    redraw,
+    say,
+    styled,
+)
+
+# Position 0 has its own panel: in many models its residual stream is orders of magnitude longer than any other.
+_PANELS = (("rest", "all positions but the first", "-"), ("first", "position 0 only", "--"))
+
+
+@styled
+def draw(tables: Path, config: ResidualMseFigure) -> Figure:
+    """One row of two panels per hook point: positions > 0 (left) and position 0 (right), one line per selected run."""
+    selected = read_selection(tables)
+    fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
+    errors = fidelity[fidelity["metric"] == "mse"].sort_values("layer")
+    if selected.empty:
+        return only_message(config, "No runs were selected at similar CE increase.")
+    hooks = hook_points(selected)
+    figure, axes = panels(config, len(hooks), 2, sharex="row")
+    for row, hook_point in zip(axes, hooks, strict=True):
+        here = selected[selected["hook_point"] == hook_point]
+        for panel, (positions, title, dash) in zip(row, _PANELS, strict=True):
+            measured = errors[errors["run"].isin(here["run"]) & (errors["positions"] == positions)]
+            for run, objective in zip(here["run"], here["objective"], strict=True):
+                line = measured[measured["run"] == run]
+                look = {"color": colour(config, objective), "marker": MARKERS[objective], "linestyle": dash}
+                panel.plot(line["layer"], line["value"], **look)
+            if measured.empty:
+                say(panel, "not measured")
+            else:
+                panel.set_yscale(config.y_scale)
+                if config.y_scale == "log":
+                    plain_log_ticks(panel.yaxis, measured["value"])
+            panel.set_title(title.replace(" but", "\nbut") if config.width < NARROW else title)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.set_xlabel("Layer" if config.width < NARROW else "Layer (residual stream before block)")
+        row[0].set_ylabel("MSE (activation units²)")
+        name_row(row, hook_point)
+    present = [objective for objective in OBJECTIVES if (selected["objective"] == objective).any()]
+    handles = [Line2D([], [], color=colour(config, o), marker=MARKERS[o], label=LABELS[o]) for o in present]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return figure
+
+
+def main(spec: str, tables: str, out: str) -> None:
+    """Write `<out>.svg` and `<out>.png` from the Parquet files in `tables`."""
+    redraw(draw, ResidualMseFigure, spec, tables, out)

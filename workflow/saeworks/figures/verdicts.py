@@ -1,0 +1,326 @@
+"""What Braun et al. 2024 claim, against what the tables of an experiment show.
+
+Each claim has a criterion, fixed in this file whatever the experiment. The verdict is `reproduced` or `not reproduced` by that
+criterion, and `cannot be tested` where the experiment lacks the runs. It says nothing about the size of an effect: models,
+dictionaries and training budgets differ from the paper's, so the numbers stand beside each other in the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .common import LABELS, hook_points, read_metrics, read_runs, read_selection, read_table
+from .cross_seed import seed_pairs
+
+REPRODUCED, NOT_REPRODUCED, UNTESTED = "reproduced", "not reproduced", "cannot be tested"
+N_POINTS = 20  # as in the authors' analysis
+
+_GEOMETRY = [
+    "hook_point", "comparison", "run_a", "run_b", "directions", "features", "direction", "value", "ci_low", "ci_high",
+    "random_baseline", "n_a", "n_b",
+]  # fmt: skip
+_FEATURES = "bootstrap over features"
+_CURVE = "smallest and largest along the curve (no resampling)"
+_NONE = "none: one run per objective"
+
+
+@dataclass(frozen=True)
+class CurveRatio:
+    """Ratio of two interpolated curves; `why` says why there is none (then every number is NaN)."""
+
+    mean: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    start: float = np.nan
+    stop: float = np.nan
+    seeds: tuple[int, ...] = ()
+    why: str = ""
+
+
+def ratio_of_curves(above: pd.DataFrame, below: pd.DataFrame, x: str, y: str, n_points: int = N_POINTS) -> CurveRatio:
+    """`y` of `above` over `y` of `below` at equal `x`: mean, smallest and largest over `n_points` of the common range of `x`.
+
+    Each frame holds the runs of one curve; between runs the curves are linear, as in the paper (its 45 % figure is the mean of
+    such ratios at 20 equally spaced values). Runs with equal `x` are averaged.
+    """
+    curves = [frame[[x, y]].dropna().groupby(x)[y].mean() for frame in (above, below)]
+    if min(len(curve) for curve in curves) < 2:
+        return CurveRatio(why="a curve needs two runs")
+    start, stop = max(curve.index[0] for curve in curves), min(curve.index[-1] for curve in curves)
+    if start >= stop:
+        return CurveRatio(why="the curves have no common range")
+    grid = np.linspace(start, stop, n_points)
+    top, bottom = (np.interp(grid, curve.index, curve.to_numpy()) for curve in curves)
+    if min(top.min(), bottom.min()) <= 0:
+        return CurveRatio(why="a curve reaches zero, where a ratio means nothing")
+    ratio = top / bottom
+    return CurveRatio(float(ratio.mean()), float(ratio.min()), float(ratio.max()), float(start), float(stop))
+
+
+def sweep(runs: pd.DataFrame, hook_point: str, objective: str, seed: int) -> pd.DataFrame:
+    """Runs of one curve: one hook point, objective and seed, of the run group that has the most of them."""
+    runs = runs[(runs["hook_point"] == hook_point) & (runs["objective"] == objective) & (runs["seed"] == seed)]
+    return runs[runs["group"] == runs["group"].value_counts(sort=False).idxmax()] if len(runs) else runs
+
+
+def _over_seeds(runs: pd.DataFrame, hook_point: str, above: str, below: str, x: str, y: str) -> CurveRatio:
+    """The ratio for each seed that both objectives have, averaged; the range spans all of them."""
+    here = runs[runs["hook_point"] == hook_point]
+    seeds = sorted(set(here.loc[here["objective"] == above, "seed"]) & set(here.loc[here["objective"] == below, "seed"]))
+    found = {s: ratio_of_curves(sweep(runs, hook_point, above, s), sweep(runs, hook_point, below, s), x, y) for s in seeds}
+    valid = {seed: ratio for seed, ratio in found.items() if not ratio.why}
+    if not valid:
+        return next(iter(found.values()), CurveRatio(why=f"no runs of {LABELS[above]} and {LABELS[below]} with the same seed"))
+    ratios = list(valid.values())
+    return CurveRatio(
+        float(np.mean([r.mean for r in ratios])),
+        min(r.low for r in ratios),
+        max(r.high for r in ratios),
+        max(r.start for r in ratios),
+        min(r.stop for r in ratios),
+        tuple(valid),
+    )
+
+
+def curve_ratios(tables: Path) -> pd.DataFrame:
+    """Ratios at equal L0, equal alive features and equal CE increase, per hook point and end-to-end objective.
+
+    Columns: hook_point, objective, quantity ("ce_at_equal_l0" and "ce_at_equal_alive": objective over local; "l0_at_equal_ce":
+    local over objective), ratio, low, high, start, stop (range of what is held equal), seeds, why.
+    """
+    runs = read_metrics(tables, ["l0", "alive_features", "ce_increase"])
+    rows = []
+    for hook_point in hook_points(runs):
+        for objective in ("e2e", "e2e_ds"):
+            for quantity, above, below, x, y in (
+                ("ce_at_equal_l0", objective, "local", "l0", "ce_increase"),
+                ("ce_at_equal_alive", objective, "local", "alive_features", "ce_increase"),
+                ("l0_at_equal_ce", "local", objective, "ce_increase", "l0"),
+            ):
+                ratio = _over_seeds(runs, hook_point, above, below, x, y)
+                numbers = (ratio.mean, ratio.low, ratio.high, ratio.start, ratio.stop)
+                rows.append((hook_point, objective, quantity, *numbers, ", ".join(map(str, ratio.seeds)), ratio.why))
+    columns = ["hook_point", "objective", "quantity", "ratio", "low", "high", "start", "stop", "seeds", "why"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def run_table(tables: Path) -> pd.DataFrame:
+    """Every run with what it costs: one row per run, headings with units, numbers not rounded."""
+    names = {
+        "l0": "L0 (features per token)",
+        "ce_increase": "CE increase (nats)",
+        "kl": "KL (nats)",
+        "explained_variance": "explained variance",
+        "alive_features": "alive features",
+    }
+    runs = read_metrics(tables, list(names))
+    chosen = set(read_selection(tables)["run"])
+    runs["similar CE"] = runs["run"].map(lambda run: "yes" if run in chosen else "")
+    runs["objective"] = runs["objective"].map(LABELS)
+    runs["sparsity_coeff"] = runs["sparsity_coeff"].map("{:g}".format)
+    runs["alive_features"] = runs["alive_features"].astype("Int64")
+    runs = runs.rename(columns={**names, "hook_point": "hook point", "sparsity_coeff": "λ"})
+    return runs[["hook point", "objective", "group", "λ", "seed", *names.values(), "similar CE"]]
+
+
+def setting_table(tables: Path) -> pd.DataFrame:
+    """What the runs have in common: one row per hook point, group and setting of training."""
+    settings = {"d_in": "d_in", "d_sae": "d_sae", "n_tokens": "training tokens", "lr": "learning rate"}
+    read_table(tables, "runs", list(settings))
+    runs = read_runs(tables)
+    runs["objective"] = runs["objective"].map(LABELS)
+    table = runs.groupby(["hook_point", "group", "objective", *settings], sort=False).size().rename("runs").reset_index()
+    return table.assign(lr=table["lr"].map("{:g}".format)).rename(columns={**settings, "hook_point": "hook point"})
+
+
+def geometry_table(tables: Path, comparison: str, selected: bool = False) -> pd.DataFrame:
+    """Mean nearest-neighbour cosine between alive decoder features for one comparison, one row per direction.
+
+    With `selected`, only between runs chosen for similar CE increase.
+    """
+    geometry = _decoder_geometry(tables)
+    geometry = geometry[geometry["comparison"] == comparison]
+    if selected:
+        chosen = read_selection(tables)["run"]
+        geometry = geometry[geometry["run_a"].isin(chosen) & geometry["run_b"].isin(chosen)]
+    runs = read_runs(tables)
+    labels = (runs["objective"].map(LABELS) + ", λ = " + runs["sparsity_coeff"].map("{:g}".format)).set_axis(runs["run"])
+    labels = labels + ", seed " + runs["seed"].astype(str).set_axis(runs["run"])
+    arrows = {"a_to_a": "→ itself", "a_to_b": "→", "b_to_a": "←", "both": "mean of → and ←"}
+    table = pd.DataFrame(
+        {
+            "hook point": geometry["hook_point"],
+            "from": geometry["run_a"].map(labels),
+            "direction": geometry["direction"].map(lambda d: arrows.get(d, d)),
+            "to": geometry["run_b"].map(labels),
+            "mean cosine": geometry["value"],
+            "low": geometry["ci_low"],
+            "high": geometry["ci_high"],
+            "random directions": geometry["random_baseline"],
+            "features (from)": geometry["n_a"],
+            "features (to)": geometry["n_b"],
+        }
+    )
+    if comparison == "within":
+        return table.drop(columns=["direction", "to", "features (to)"]).rename(
+            columns={"from": "run", "features (from)": "features"}
+        )
+    return table
+
+
+def claims(tables: Path) -> pd.DataFrame:
+    """The paper's claims against this experiment, one row per claim and hook point.
+
+    Columns: hook_point, claim, published, ours, low, high (NaN where there is none), interval (what low and high are), criterion,
+    verdict, note.
+    """
+    ratios = curve_ratios(tables).set_index(["hook_point", "objective", "quantity"])
+    rows = []
+    for hook_point in hook_points(read_runs(tables)):
+        rows += _frontier_claims(hook_point, ratios)
+        rows += _error_claims(hook_point, tables)
+        rows += _within_claims(hook_point, tables)
+        rows += _seed_claims(hook_point, tables)
+    columns = ["hook_point", "claim", "published", "ours", "low", "high", "interval", "criterion", "verdict", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """`claims` for a reader: hook point, claim, published, ours with its interval, what that is, criterion, verdict, note."""
+
+    def with_interval(row: pd.Series) -> str:
+        if np.isnan(row["ours"]):
+            return "–"
+        interval = "" if np.isnan(row["low"]) else f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+        return f"{row['ours']:.{digits}f}{interval}"
+
+    table = table.assign(ours=[with_interval(row) for _, row in table.iterrows()]).drop(columns=["low", "high"])
+    return table.rename(
+        columns={"hook_point": "hook point", "ours": "ours [interval]", "interval": "interval is", "criterion": "test"}
+    )
+
+
+def _verdict(passed: bool) -> str:
+    return REPRODUCED if passed else NOT_REPRODUCED
+
+
+def _untested(hook_point: str, claim: str, published: str, criterion: str, why: str) -> tuple:
+    return (hook_point, claim, published, np.nan, np.nan, np.nan, "–", criterion, UNTESTED, why)
+
+
+def _frontier_claims(hook_point: str, ratios: pd.DataFrame) -> list[tuple]:
+    rows = []
+    kinds = {
+        "ce_at_equal_l0": ("CE increase of {} over local at equal L0", "< 0.45", "below 0.45", "L0"),
+        "ce_at_equal_alive": ("CE increase of {} over local at equal alive features", "< 0.45", "below 0.45", "alive features"),
+        "l0_at_equal_ce": ("L0 of local over {} at equal CE increase", "> 2", "above 2", "CE increase"),
+    }
+    for quantity, (claim, published, criterion, axis) in kinds.items():
+        for objective in ("e2e", "e2e_ds"):
+            found = ratios.loc[(hook_point, objective, quantity)]
+            claim_here = claim.format(LABELS[objective])
+            if found["why"]:
+                rows.append(_untested(hook_point, claim_here, published, criterion, found["why"]))
+                continue
+            passed = found["ratio"] > 2 if quantity == "l0_at_equal_ce" else found["ratio"] < 0.45
+            note = f"{axis} {found['start']:.3g} to {found['stop']:.3g}, seed {found['seeds']}"
+            if not passed:
+                better = found["ratio"] > 1 if quantity == "l0_at_equal_ce" else found["ratio"] < 1
+                note += "; better than local, by less than published" if better else "; no better than local"
+            numbers = (found["ratio"], found["low"], found["high"])
+            rows.append((hook_point, claim_here, published, *numbers, _CURVE, criterion, _verdict(passed), note))
+    return rows
+
+
+def _error_claims(hook_point: str, tables: Path) -> list[tuple]:
+    fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
+    errors = fidelity[(fidelity["metric"] == "mse") & (fidelity["positions"] == "all")]
+    selected = read_selection(tables)
+    runs = selected[selected["hook_point"] == hook_point].set_index("objective")["run"]
+    rows = []
+    for above, below, at, claim, published, criterion in (
+        ("e2e", "local", 0, "MSE of e2e over local at the SAE's layer", "≈ 29 (read off Fig. 2)", "above 1"),
+        ("e2e", "local", -1, "MSE of e2e over local at the last layer", "≈ 11 (read off Fig. 2)", "above 1"),
+        ("e2e_ds", "e2e", -1, "MSE of e2e+ds over e2e at the last layer", "≈ 0.11 (read off Fig. 2)", "below 1"),
+    ):
+        if above not in runs.index or below not in runs.index:
+            rows.append(_untested(hook_point, claim, published, criterion, "no runs at similar CE increase"))
+            continue
+        pair = [errors[errors["run"] == runs[objective]].set_index("layer")["value"] for objective in (above, below)]
+        layers = sorted(set(pair[0].index) & set(pair[1].index))
+        if not layers:
+            rows.append(_untested(hook_point, claim, published, criterion, "MSE was not measured"))
+            continue
+        ratio = pair[0][layers[at]] / pair[1][layers[at]]
+        passed = ratio > 1 if criterion == "above 1" else ratio < 1
+        note = f"layer {layers[at]}, all positions"
+        rows.append((hook_point, claim, published, ratio, np.nan, np.nan, _NONE, criterion, _verdict(passed), note))
+    return rows
+
+
+def _within_claims(hook_point: str, tables: Path) -> list[tuple]:
+    geometry = _decoder_geometry(tables)
+    geometry = geometry[(geometry["comparison"] == "within_difference") & (geometry["hook_point"] == hook_point)]
+    selected = read_selection(tables)
+    selected = selected[selected["hook_point"] == hook_point].set_index("objective")
+    criterion = "interval above 0"
+    rows = []
+    for other, published in (("e2e_ds", "0.040 [0.037, 0.043]"), ("e2e", "0.166 [0.163, 0.168]")):
+        claim = f"within-dictionary nearest cosine, local − {LABELS[other]}"
+        if "local" not in selected.index or other not in selected.index:
+            rows.append(_untested(hook_point, claim, published, criterion, "no runs at similar CE increase"))
+            continue
+        pair = (selected.loc["local", "run"], selected.loc[other, "run"])
+        forth = geometry[(geometry["run_a"] == pair[0]) & (geometry["run_b"] == pair[1])]
+        back = geometry[(geometry["run_a"] == pair[1]) & (geometry["run_b"] == pair[0])]
+        if len(forth):
+            value, low, high = forth.iloc[0][["value", "ci_low", "ci_high"]]
+        elif len(back):
+            value, high, low = -back.iloc[0][["value", "ci_low", "ci_high"]]
+        else:
+            rows.append(_untested(hook_point, claim, published, criterion, "the difference was not measured"))
+            continue
+        if np.isnan(low):
+            rows.append(_untested(hook_point, claim, published, criterion, "too few alive features for an interval"))
+            continue
+        spread = selected.loc[["local", other], "ce_increase"]
+        note = f"CE increases {spread.iloc[0]:.3f} and {spread.iloc[1]:.3f} nats"
+        rows.append((hook_point, claim, published, value, low, high, _FEATURES, criterion, _verdict(low > 0), note))
+    return rows
+
+
+def _seed_claims(hook_point: str, tables: Path) -> list[tuple]:
+    pairs = seed_pairs(tables, "geometry", _GEOMETRY)
+    pairs = pairs[(pairs["directions"] == "decoder") & (pairs["features"] == "alive") & (pairs["hook_point"] == hook_point)]
+    pairs = pairs[pairs["direction"] == "both"]
+    rows: list[tuple] = []
+    for objective, published in (("local", "near 1"), ("e2e_ds", "near 1"), ("e2e", "mostly low")):
+        claim = f"nearest cosine across seeds, {LABELS[objective]}: {published}"
+        # "Near" needs a scale: in few dimensions even random directions have a near neighbour.
+        side = "below" if objective == "e2e" else "above"
+        criterion = f"interval {side} the middle between random directions and 1"
+        here = pairs[pairs["objective"] == objective]
+        if here.empty:
+            why = "no two runs differ in their seed only"
+            rows.append(_untested(hook_point, claim, f"{published} (no mean given)", criterion, why))
+            continue
+        if here["ci_low"].isna().any():
+            why = "too few alive features for an interval"
+            rows.append(_untested(hook_point, claim, f"{published} (no mean given)", criterion, why))
+            continue
+        middle = (1 + here["random_baseline"]) / 2
+        passed = (here["ci_high"] < middle).all() if objective == "e2e" else (here["ci_low"] > middle).all()
+        numbers = (here["value"].mean(), here["ci_low"].min(), here["ci_high"].max())
+        count = f"{len(here)} pair{'s' if len(here) > 1 else ''} of seeds"
+        note = f"{count}, random directions {here['random_baseline'].mean():.3f}"
+        rows.append((hook_point, claim, f"{published} (no mean given)", *numbers, _FEATURES, criterion, _verdict(passed), note))
+    return rows
+
+
+def _decoder_geometry(tables: Path) -> pd.DataFrame:
+    geometry = read_table(tables, "geometry", _GEOMETRY)
+    return geometry[(geometry["directions"] == "decoder") & (geometry["features"] == "alive")]

@@ -1,0 +1,87 @@
+"""How near each feature's closest neighbour in its own dictionary lies (Fig. 3a of Braun et al. 2024)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ..config.figures import WithinDictionaryFigure
+from .common import (
+    GREY,
+    LABELS,
+    NARROW,
+    OBJECTIVES,
+    colour,
+    cosine_axis,
+    cosine_histogram,
+    hook_points,
+    name_row,
+    only_message,
+    panels,
+    read_selection,
+    read_table,
+    redraw,
+    say,
+    styled,
+)
+
+_GEOMETRY = ["comparison", "run_a", "directions", "features", "value", "ci_low", "ci_high", "random_baseline"]
+
+
+@styled
+def draw(tables: Path, config: WithinDictionaryFigure) -> Figure:
+    """One row per hook point, one panel per objective: the alive decoder features of the selected run.
+
+    The interval in a title is the table's: a bootstrap over the features of that one dictionary.
+    """
+    selected = read_selection(tables)
+    nearest = read_table(tables, "nearest", ["comparison", "run_a", "cosine"])
+    nearest = nearest[(nearest["comparison"] == "within") & np.isfinite(nearest["cosine"].astype(float))]
+    means = read_table(tables, "geometry", _GEOMETRY)
+    means = means[(means["comparison"] == "within") & (means["directions"] == "decoder") & (means["features"] == "alive")].dropna(
+        subset="value"
+    )
+    if selected.empty:
+        return only_message(config, "No runs were selected at similar CE increase.")
+    hooks = hook_points(selected)
+    objectives = [objective for objective in OBJECTIVES if (selected["objective"] == objective).any()]
+    figure, axes = panels(config, len(hooks), len(objectives), sharex=True, sharey=True)
+    for row, hook_point in zip(axes, hooks, strict=True):
+        for panel, objective in zip(row, objectives, strict=True):
+            runs = selected.loc[(selected["hook_point"] == hook_point) & (selected["objective"] == objective), "run"]
+            features = nearest[nearest["run_a"].isin(runs)]
+            _panel(panel, objective, features, means[means["run_a"].isin(runs)], config)
+        row[0].set_ylabel("Fraction of features")
+        name_row(row, hook_point)
+    for panel in axes[-1]:
+        panel.set_xlabel("Cosine" if config.width < NARROW else "Cosine with nearest")
+    handles = [
+        Line2D([], [], color="black", linestyle="--", label="mean"),
+        Line2D([], [], color=GREY, linestyle=":", label="random directions"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
+
+
+def _panel(panel: Axes, objective: str, features: pd.DataFrame, means: pd.DataFrame, config: WithinDictionaryFigure) -> None:
+    cosine_axis(panel)
+    if features.empty or means.empty:
+        panel.set_title(LABELS[objective])
+        say(panel, "no run with two alive features", width=14)
+        return
+    cosine_histogram(panel, features["cosine"].to_numpy(), config.bins, color=colour(config, objective), alpha=0.8)
+    mean = means.iloc[0]
+    panel.axvline(mean["random_baseline"], color=GREY, linestyle=":")
+    panel.axvline(mean["value"], color="black", linestyle="--")
+    interval = f"[{mean['ci_low']:.3f}, {mean['ci_high']:.3f}]"
+    panel.set_title(f"{LABELS[objective]}\n{len(features):,} features\nmean {mean['value']:.3f}\n{interval}", fontsize=7)
+
+
+def main(spec: str, tables: str, out: str) -> None:
+    """Write `<out>.svg` and `<out>.png` from the Parquet files in `tables`."""
+    redraw(draw, WithinDictionaryFigure, spec, tables, out)

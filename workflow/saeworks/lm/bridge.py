@@ -1,0 +1,222 @@
+"""TransformerBridge: booting any Hugging Face causal language model, and running it when no faster path fits."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config.model import HubModel, ModelConfig, OwnModel
+from ..store.errors import UserError
+from .decoder import Architecture, Decoder
+
+OWN_MODELS = Path("data/models")
+
+
+def model_location(model: ModelConfig) -> str:
+    """Directory or hub name to load from.
+
+    Raises:
+        UserError: a local directory is missing or is no Hugging Face model.
+    """
+    if isinstance(model, HubModel):
+        return model.name
+    own = isinstance(model, OwnModel)
+    folder = OWN_MODELS / model.name if own else Path(model.path)
+    mend = f"fetch it with `dvc pull {folder}`" if own else "correct `model.path`"
+    if not folder.is_dir():
+        raise UserError(f"model directory {folder} does not exist; {mend}.")
+    if not (folder / "config.json").exists():
+        raise UserError(f"model directory {folder} holds no config.json, so it is no Hugging Face model; {mend}.")
+    return str(folder)
+
+
+def boot(model: ModelConfig, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
+    """Load the model as a TransformerBridge with the configured weight processing.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    from transformer_lens.model_bridge import TransformerBridge  # slow import
+
+    location = model_location(model)
+    options = {"revision": model.revision} if isinstance(model, HubModel) else {}
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            bridge = TransformerBridge.boot_transformers(location, device=device, dtype=dtype, **options)
+            bridge.enable_compatibility_mode(disable_warnings=True, **model.processing.model_dump())
+    except Exception as error:  # the loader raises OSError, ValueError, KeyError, safetensors errors … for bad input
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model {location} cannot be loaded: {first_line}") from error
+    for parameter in bridge.parameters():
+        parameter.requires_grad_(False)
+    return bridge
+
+
+class BridgeModel:
+    """The interface of `Decoder` on a TransformerBridge: slower, for families that `Decoder` does not know."""
+
+    engine = "bridge"
+
+    def __init__(self, bridge: Any) -> None:
+        self.bridge = bridge
+        cfg = bridge.cfg
+        self.arch = SimpleNamespace(n_layers=cfg.n_layers, d_model=cfg.d_model, d_vocab=cfg.d_vocab, n_ctx=cfg.n_ctx)
+        parameter = next(bridge.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self.W_U = bridge.unembed.W_U.T.contiguous()
+        bias = getattr(bridge.unembed, "b_U", None)
+        self.b_U = bias if bias is not None else None
+
+    def embed(self, tokens: Tensor, offset: int = 0) -> Tensor:
+        """`blocks.0.hook_resid_pre` of whole rows."""
+        if offset:
+            raise UserError(f"sampling from {self.bridge.cfg.model_name} is not supported; use a `text` or `hub` corpus.")
+        return self.bridge(tokens, stop_at_layer=0, return_type=None)
+
+    def blocks(
+        self, resid: Tensor, start: int, stop: int, capture: Iterable[int] = (), cache: None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """As `Decoder.blocks`."""
+        wanted = set(capture)
+        captured = {start: resid} if start in wanted else {}
+        stops = sorted({layer for layer in wanted if start < layer <= stop} | ({stop} if stop > start else set()))
+        for target in stops:
+            if target == self.arch.n_layers:
+                resid = self._last(resid, start)
+            else:
+                resid = self.bridge(resid, start_at_layer=start, stop_at_layer=target)
+            start = target
+            if target in wanted:
+                captured[target] = resid
+        return resid, captured
+
+    def _last(self, resid: Tensor, start: int) -> Tensor:
+        seen: dict[str, Tensor] = {}
+        name = f"blocks.{self.arch.n_layers - 1}.hook_resid_post"
+        self.bridge.run_with_hooks(resid, start_at_layer=start, fwd_hooks=[(name, lambda value, hook: seen.update(out=value))])
+        return seen["out"]
+
+    def final_norm(self, resid: Tensor) -> Tensor:
+        """The normalised residual that the unembedding reads."""
+        return self.bridge.ln_final(resid)
+
+    def logits(self, resid: Tensor) -> Tensor:
+        """Logits of a residual after the last block."""
+        return self.bridge.unembed(self.final_norm(resid))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of whole rows."""
+        return self.bridge(tokens)
+
+
+def extract_decoder(bridge: Any) -> Decoder:
+    """The processed weights of a bridge as a `Decoder`.
+
+    Raises:
+        NotImplementedError: the family, or a variant of it, is not covered.
+    """
+    hf = bridge.original_model.config
+    family = hf.model_type
+    if family not in ("gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2"):
+        raise NotImplementedError(f"model family {family!r}")
+    cfg = bridge.cfg
+    n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+    inv_freq, rope_scale = _rotary(bridge.original_model)
+    scale = 1.0 if family == "gpt_neo" else cfg.d_head**-0.5
+    if getattr(hf, "scale_attn_by_inverse_layer_idx", False):
+        raise NotImplementedError("attention scaled by layer")
+    arch = Architecture(
+        n_layers=cfg.n_layers,
+        d_model=cfg.d_model,
+        n_heads=cfg.n_heads,
+        n_kv_heads=n_kv,
+        d_head=cfg.d_head,
+        d_vocab=cfg.d_vocab,
+        n_ctx=cfg.n_ctx,
+        norm="rms" if cfg.uses_rms_norm else "layer",
+        eps=cfg.eps,
+        rotary_dim=0 if inv_freq is None else 2 * len(inv_freq),
+        activation={"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "swish": "silu"}.get(cfg.act_fn, cfg.act_fn),
+        parallel=family == "gpt_neox" and bool(getattr(hf, "use_parallel_residual", True)),
+        attn_scale=scale,
+        windows=_windows(hf, cfg.n_layers),
+    )
+    weights = {"embed": bridge.W_E, "unembed.W": bridge.W_U.T, "unembed.b": getattr(bridge, "b_U", None)}
+    if inv_freq is None:
+        weights["pos_embed"] = bridge.W_pos
+    else:
+        weights["inv_freq"] = inv_freq
+    weights |= _norm_weights("ln_final", bridge.ln_final)
+    for layer, block in enumerate(bridge.blocks):
+        weights |= {f"blocks.{layer}.{k}": v for k, v in _block_weights(block).items()}
+    return Decoder(arch, {k: v.detach().clone().contiguous() for k, v in weights.items() if v is not None}, rope_scale)
+
+
+def _windows(hf: Any, n_layers: int) -> tuple[int, ...]:
+    if hf.model_type == "gpt_neo":
+        return tuple(hf.window_size if kind == "local" else 0 for kind in hf.attention_layers)
+    kinds = getattr(hf, "layer_types", None)
+    window = getattr(hf, "sliding_window", None) or 0
+    if kinds is not None:
+        return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+    return (window if hf.model_type == "mistral" else 0,) * n_layers
+
+
+def _rotary(model: Any) -> tuple[Tensor | None, float]:
+    for module in model.modules():
+        if getattr(module, "inv_freq", None) is not None:
+            return module.inv_freq, float(getattr(module, "attention_scaling", 1.0))
+    return None, 1.0
+
+
+def _optional(owner: Any, name: str) -> Tensor | None:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        return None
+
+
+def _norm_weights(name: str, norm: Any) -> dict[str, Tensor | None]:
+    return {f"{name}.w": _optional(norm, "weight"), f"{name}.b": _optional(norm, "bias")}
+
+
+def _block_weights(block: Any) -> dict[str, Tensor | None]:
+    attn, mlp = block.attn, block.mlp
+
+    def heads_out(name: str) -> Tensor:  # (heads, d_model, d_head) -> (heads * d_head, d_model)
+        weight = getattr(attn, name)
+        return weight.transpose(1, 2).reshape(-1, weight.shape[1])
+
+    biases = [_optional(attn, f"b_{x}") for x in "QKV"]
+    if any(b is not None for b in biases):
+        flat = [
+            torch.zeros(heads_out(f"W_{x}").shape[0]) if b is None else b.flatten() for x, b in zip("QKV", biases, strict=True)
+        ]
+        qkv_bias = torch.cat([b.to(attn.W_Q) for b in flat])
+    else:
+        qkv_bias = None
+    weights = {
+        "attn.qkv.W": torch.cat([heads_out("W_Q"), heads_out("W_K"), heads_out("W_V")]),
+        "attn.qkv.b": qkv_bias,
+        "attn.o.W": attn.W_O.flatten(0, 1).T,
+        "attn.o.b": _optional(attn, "b_O"),
+        "mlp.in.W": mlp.W_in.T,
+        "mlp.in.b": _optional(mlp, "b_in"),
+        "mlp.out.W": mlp.W_out.T,
+        "mlp.out.b": _optional(mlp, "b_out"),
+    }
+    gate = _optional(mlp, "W_gate")
+    if gate is not None:
+        weights |= {"mlp.gate.W": gate.T, "mlp.gate.b": _optional(mlp, "b_gate")}
+    return weights | _norm_weights("ln1", block.ln1) | _norm_weights("ln2", block.ln2)

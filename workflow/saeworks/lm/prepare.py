@@ -1,0 +1,127 @@
+"""The language model as every later stage uses it: processed weights in one file, checked against TransformerBridge."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config.base import parse
+from ..config.model import HubModel, OwnModel, PathModel
+from ..store.errors import UserError
+from ..store.files import publish, read_json, sha256_file, write_json
+from .bridge import BridgeModel, boot, extract_decoder, model_location
+from .decoder import Decoder
+
+_SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
+# the two run the same formulas in another order; a wrong formula is off by orders of magnitude more
+_LOGIT_TOLERANCE = 1e-3
+
+
+def prepare(model: HubModel | PathModel | OwnModel, out: Path) -> None:
+    """Boot the model, process its weights and publish them with the tokenizer under `out`.
+
+    A family that `Decoder` does not know, or on which it disagrees with the bridge, is marked to run through the bridge
+    itself: slower, the same results.
+
+    Raises:
+        UserError: the model cannot be loaded, or has no tokenizer.
+    """
+    bridge = boot(model)
+    if bridge.tokenizer is None:
+        raise UserError(f"model {model_location(model)} has no tokenizer; add tokenizer.json to its directory.")
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    (staging).mkdir(parents=True)
+    record = {"model": model.model_dump(), "special_tokens": _special_tokens(bridge.tokenizer), "files": _files(model)}
+    try:
+        decoder = extract_decoder(bridge)
+        difference = _largest_difference(bridge, decoder)
+        if difference > _LOGIT_TOLERANCE:
+            raise NotImplementedError(f"the fast path differs from TransformerBridge by {difference:.2g}")
+        decoder.save(staging / "decoder.safetensors")
+        record |= {"engine": "decoder", **decoder.describe(), "largest_logit_difference": difference}
+        record["sha256"] = sha256_file(staging / "decoder.safetensors")
+    except NotImplementedError as reason:
+        print(f"{model.name}: {reason}; running through TransformerBridge itself", flush=True)
+        reference = BridgeModel(bridge)
+        record |= {"engine": "bridge", "arch": vars(reference.arch)}
+    tokenizer_folder = out.with_name(f"{out.name}-tokenizer")
+    shutil.rmtree(tokenizer_folder, ignore_errors=True)
+    bridge.tokenizer.save_pretrained(tokenizer_folder)
+    write_json(staging / "manifest.json", record)
+    publish(staging, out)
+
+
+def load_model(folder: Path, device: str = "cpu") -> Decoder | BridgeModel:
+    """The prepared model in `folder`, frozen, in float32.
+
+    Raises:
+        UserError: it is incomplete or damaged.
+    """
+    record = read_json(folder / "manifest.json")
+    if record["engine"] == "bridge":
+        settings = record["model"]
+        return BridgeModel(boot(parse(_SOURCES[settings["source"]], settings, "model"), device=device))
+    weights = folder / "decoder.safetensors"
+    if not weights.exists() or sha256_file(weights) != record["sha256"]:
+        raise UserError(f"{weights} is missing or damaged; delete {folder} and rerun to prepare the model again.")
+    return Decoder.load(weights, record["arch"], record["rope_scale"], device)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of the prepared model in `folder`."""
+    from transformers import AutoTokenizer  # slow import
+
+    return AutoTokenizer.from_pretrained(folder.with_name(f"{folder.name}-tokenizer"))
+
+
+def resid_layer(hook_point: str, n_layers: int) -> int:
+    """The layer whose input is the residual at `hook_point` (`n_layers` stands for the input of the final norm).
+
+    Raises:
+        UserError: the model has no such hook point, naming the nearest ones that it has.
+    """
+    parts = hook_point.split(".")
+    known = {f"blocks.{layer}.hook_resid_pre": layer for layer in range(n_layers)}
+    known |= {f"blocks.{layer}.hook_resid_post": layer + 1 for layer in range(n_layers)}
+    if hook_point in known:
+        return known[hook_point]
+    layer = int(parts[1]) if len(parts) > 1 and parts[0] == "blocks" and parts[1].isdigit() else 0
+    layer = min(layer, n_layers - 1)
+    near = [f"blocks.{i}.hook_resid_pre" for i in range(max(0, layer - 1), min(n_layers, layer + 2))]
+    near.append(f"blocks.{layer}.hook_resid_post")
+    raise UserError(
+        f"hook point {hook_point!r} does not exist in this model of {n_layers} blocks, or SAEs cannot sit there; "
+        f"valid ones near it: {', '.join(near)}."
+    )
+
+
+def _largest_difference(bridge: Any, decoder: Decoder) -> float:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(decoder.arch.d_vocab, (2, min(32, decoder.arch.n_ctx)), generator=generator)
+    with torch.no_grad():
+        reference, ours = bridge(tokens), decoder.forward(tokens)
+    return (reference - ours).abs().max().item() / max(1.0, reference.abs().max().item())
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, int | None]:
+    return {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+
+
+def _files(model: HubModel | PathModel | OwnModel) -> dict[str, str]:
+    """Hashes of the files of a local model; a hub model is identified by its revision."""
+    if isinstance(model, HubModel):
+        return {}
+    folder = Path(model_location(model))
+    kept = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin") and p.name != "manifest.json")
+    return {path.name: sha256_file(path) for path in kept}
+
+
+def main(spec: str, out: str) -> None:
+    """Entry point of the stage: `spec` is a model block as JSON."""
+    settings = json.loads(spec)
+    prepare(parse(_SOURCES[settings["source"]], settings, "model"), Path(out))

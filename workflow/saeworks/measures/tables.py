@@ -1,0 +1,32 @@
+"""Tables on disk: tidy Parquet with a CSV beside each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ..store.errors import UserError
+from ..store.files import atomic_path
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write `path` (.parquet) and the same table as .csv beside it; equal tables give equal bytes."""
+    with atomic_path(path) as partial:
+        table.to_parquet(partial, index=False, compression="zstd")
+    with atomic_path(path.with_suffix(".csv")) as partial:
+        table.to_csv(partial, index=False, float_format="%.9g")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"table {path} is missing; run snakemake, or fetch it with `dvc pull`.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"table {path} cannot be read ({error}); delete it and rerun.") from None
