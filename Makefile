@@ -16,7 +16,7 @@ $(INSTALLED): envs/constraints.txt pyproject.toml
 	touch $@
 
 figures: install
-	$(BIN)/dvc pull data/models/novels-1m data/corpora
+	$(BIN)/dvc pull novels-1m corpus@default
 	$(BIN)/snakemake --cores all
 	@echo "Figures: results/default/figures   Story: results/default/notebooks/braun2024.html"
 
@@ -32,6 +32,7 @@ lint: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/activation_reads.py --out results/benchmarks/activation_reads.json
+	$(BIN)/python tests/benchmarks/sampling.py --out results/benchmarks/sampling.json
 
 clean:
 	rm -rf $(VENV) scratch logs data/prepared data/activations

@@ -19,4 +19,4 @@ rule activation_cache:
         code=code_hash("activations.cache"),
     shell:
         "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points} --model $(dirname {input.model}) --corpus $(dirname {input.corpus})"
-        " --out $(dirname {output}) --threads {threads} > {log} 2>&1"
+        " --out $(dirname {output}) --fingerprint {params.code} --threads {threads} > {log} 2>&1"

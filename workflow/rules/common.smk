@@ -5,21 +5,23 @@
 # A step asks for them (`unless_current`) only if its own result is missing or has another fingerprint: otherwise making
 # them for one new run would rerun all the others.
 import json
-import os
+import shlex
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 from saeworks.config.base import parse as parse_settings
 from saeworks.config.experiment import PretrainExperiment, parse_experiment
+from saeworks.config.model import local_files
 from saeworks.store.errors import UserError
 from saeworks.store.files import canonical_json, content_hash, sha256_file
 from saeworks.store.provenance import code_hash, notebook_hash
 
 # rules call `saeworks`: take the one of this very environment, activated or not
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 try:
     if "pretrain" in config:
@@ -47,32 +49,35 @@ if "pretrain" not in config:
     RESULTS = f"results/{EXPERIMENT.experiment}"
     SCRATCH = f"scratch/{EXPERIMENT.experiment}"
     MODEL = f"data/prepared/{EXPERIMENT.model_key()}"
-    CORPUS = f"data/corpora/{EXPERIMENT.corpus_key()}"
+    CORPUS = f"data/corpora/{EXPERIMENT.experiment}/{EXPERIMENT.corpus_key()}"
     CACHE = f"data/activations/{EXPERIMENT.activations_key()}"
     RUNS = {f"{spec.hook_point}/{spec.name}": spec for spec in EXPERIMENT.run_specs()}
     FIGURES = list(type(EXPERIMENT.figures).model_fields)
     CORPUS_FINGERPRINT = content_hash([block(EXPERIMENT.model), block(EXPERIMENT.corpus), code_hash("lm.corpus", "lm.prepare")], 16)
-    TRAINING_CODE = code_hash("training.run", "activations.cache")
+    TRAINING_CODE = code_hash("training.run")
     TABLES = ["runs", "fidelity", "features", "selection", "geometry", "nearest"]
 
 
-def model_files():
-    """Weights of a local model: inputs of every step that runs it."""
+def source_files():
+    """Local files that the experiment starts from, model and text: inputs of every step that depends on their content."""
+    texts = list(getattr(EXPERIMENT.corpus, "files", []))
     if EXPERIMENT.model.source == "hub":
-        return []
+        return texts
     own = EXPERIMENT.model.source == "own"
     folder = Path("data/models", EXPERIMENT.model.name) if own else Path(EXPERIMENT.model.path)
-    return sorted(map(str, folder.glob("*.safetensors"))) or [str(folder / "model.safetensors")]
+    return [str(path) for path in local_files(folder) or [folder / "config.json"]] + texts
 
 
-def unless_current(record, fingerprint, *files):
-    """`files`, or nothing if the JSON file `record` says that its step ran with `fingerprint` on the weights at hand."""
-    try:
-        known = json.loads(Path(record).read_text())
-    except (OSError, ValueError):
+sha256 = cache(sha256_file)
+
+
+def unless_current(fingerprint, outputs, *files):
+    """`files`, unless all `outputs` exist and the last, a JSON record, names `fingerprint` and the source files at hand."""
+    if not all(Path(name).exists() for name in outputs):
         return list(files)
-    weights = {Path(name).name: sha256_file(name) for name in model_files() if Path(name).exists()}
-    current = known.get("fingerprint") == fingerprint and weights.items() <= known.get("model_files", {}).items()
+    record = json.loads(Path(outputs[-1]).read_text())
+    sources = {name: sha256(name) for name in source_files() if Path(name).exists()}
+    current = record.get("fingerprint") == fingerprint and sources.items() <= record.get("sources", {}).items()
     return [] if current else list(files)
 
 
@@ -88,23 +93,28 @@ def evaluation_fingerprint(wildcards):
     return content_hash([run_fingerprint(wildcards), block(EXPERIMENT.evaluation), code_hash("measures.evaluation")], 16)
 
 
-def table(*names):
-    return [f"{RESULTS}/tables/{name}.parquet" for name in names]
+def run_files(wildcards):
+    folder = f"{RESULTS}/saes/{wildcards.hook_point}/{wildcards.run}"
+    return [f"{folder}/{name}" for name in ("cfg.json", "sae_weights.safetensors", "log.jsonl", "manifest.json")]
 
 
-def figure(name):
-    return multiext(f"{RESULTS}/figures/{name}", ".svg", ".png")
+def evaluation_files(wildcards):
+    folder = f"{RESULTS}/tables/runs/{wildcards.hook_point}/{wildcards.run}"
+    return [f"{folder}/{name}" for name in ("fidelity.parquet", "features.parquet", "evaluation.json")]
 
 
 def targets():
     if "pretrain" in config:
         return [f"data/models/{PRETRAIN.name}/manifest.json"]
-    missing = [name for name in model_files() if not Path(name).exists()]
-    if missing and not Path(f"{MODEL}/manifest.json").exists():
-        mend = "correct `model.path`"
-        if EXPERIMENT.model.source == "own":
-            mend = f"fetch it with `dvc pull data/models/{EXPERIMENT.model.name}`"
-        print(f"saeworks: the model file {missing[0]} is missing; {mend}.", file=sys.stderr)
+    for name in source_files():
+        if not Path(name).exists():
+            mend = "correct its path in the configuration"
+            if EXPERIMENT.model.source == "own" and name.startswith("data/models/"):
+                mend = f"fetch it with `dvc pull data/models/{EXPERIMENT.model.name}`"
+            print(f"saeworks: {name} is missing; {mend}.", file=sys.stderr)
+    present = {str(path.parent.relative_to(f"{RESULTS}/saes")) for path in Path(RESULTS).glob("saes/*/*/manifest.json")}
+    if left := sorted(present - set(RUNS)):
+        print(f"saeworks: not in the configuration any more, delete before `dvc commit`: {', '.join(left)}", file=sys.stderr)
     figures = [f"{RESULTS}/figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
     tables = [f"{RESULTS}/tables/{name}.parquet" for name in TABLES]
     return tables + figures + [f"{RESULTS}/notebooks/braun2024.html"]

@@ -3,7 +3,7 @@
 
 rule language_model:
     input:
-        model_files(),
+        source_files(),
     output:
         f"{MODEL}/manifest.json",
     log:
@@ -19,9 +19,12 @@ rule language_model:
 
 rule corpus:
     input:
-        text=getattr(EXPERIMENT.corpus, "files", []),
-        weights=model_files(),
-        model=lambda wc: unless_current(f"{CORPUS}/manifest.json", CORPUS_FINGERPRINT, f"{MODEL}/manifest.json"),
+        sources=source_files(),
+        model=lambda wc: unless_current(
+            CORPUS_FINGERPRINT,
+            [f"{CORPUS}/{name}" for name in ("train.npy", "eval.npy", "manifest.json")],
+            f"{MODEL}/manifest.json",
+        ),
     output:
         train=f"{CORPUS}/train.npy",
         held_out=f"{CORPUS}/eval.npy",
@@ -34,5 +37,6 @@ rule corpus:
     params:
         spec=block(EXPERIMENT.corpus),
         fingerprint=CORPUS_FINGERPRINT,
+        model=MODEL,
     shell:
-        "saeworks corpus --spec {params.spec:q} --model $(dirname {input.model}) --out $(dirname {output.manifest}) --fingerprint {params.fingerprint} --threads {threads} > {log} 2>&1"
+        "saeworks corpus --spec {params.spec:q} --model {params.model} --out $(dirname {output.manifest}) --fingerprint {params.fingerprint} --threads {threads} > {log} 2>&1"

@@ -5,10 +5,10 @@ rule evaluate:
     input:
         run=f"{RESULTS}/saes/{{hook_point}}/{{run}}/manifest.json",
         sae=f"{RESULTS}/saes/{{hook_point}}/{{run}}/sae_weights.safetensors",
-        weights=model_files(),
+        sources=source_files(),
         upstream=lambda wc: unless_current(
-            f"{RESULTS}/tables/runs/{wc.hook_point}/{wc.run}/evaluation.json",
             evaluation_fingerprint(wc),
+            evaluation_files(wc),
             f"{MODEL}/manifest.json",
             f"{CORPUS}/manifest.json",
         ),

@@ -15,7 +15,6 @@ rule braun2024:
         ),
     log:
         f"logs/{EXPERIMENT.experiment}/braun2024.log",
-    retries: 1
     conda:
         "../../envs/environment.yaml"
     resources:

@@ -24,7 +24,7 @@ rule pretrain:
         expand(
             "data/models/{name}/{file}",
             name=PRETRAIN.name,
-            file=["config.json", "model.safetensors", "tokenizer.json", "README.md", "manifest.json"],
+            file=["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "manifest.json"],
         ),
     log:
         f"logs/pretrain-{PRETRAIN.name}.log",
@@ -37,5 +37,5 @@ rule pretrain:
         name=PRETRAIN.name,
         scratch=f"scratch/pretrain/{PRETRAIN.name}",
     shell:
-        "saeworks pretrain --spec {params.spec:q} --name {params.name} --out $(dirname {output[0]}) --scratch {params.scratch}"
+        "saeworks pretrain --spec {params.spec:q} --name {params.name} --out $(dirname {output[0]}) --scratch {params.scratch} --fingerprint {params.code}"
         " --threads {threads} > {log} 2>&1"

@@ -3,10 +3,10 @@
 
 rule train:
     input:
-        weights=model_files(),
+        sources=source_files(),
         upstream=lambda wc: unless_current(
-            f"{RESULTS}/saes/{wc.hook_point}/{wc.run}/manifest.json",
             run_fingerprint(wc),
+            run_files(wc),
             f"{MODEL}/manifest.json",
             f"{CORPUS}/manifest.json",
             *([f"{CACHE}/manifest.json"] if EXPERIMENT.activations.source == "cache" else []),

@@ -7,6 +7,8 @@ import ctypes
 import errno
 import importlib
 import importlib.util
+import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,14 +39,26 @@ COMMANDS = {
     "pretrain": Command(
         "lm.pretrain",
         "train the small language model",
-        {"spec": "pretrain block as JSON", "name": "model name", "out": "model directory", "scratch": "folder for checkpoints"},
+        {
+            "spec": "pretrain block as JSON",
+            "name": "model name",
+            "out": "model directory",
+            "scratch": "folder for checkpoints",
+            "fingerprint": _FINGERPRINT,
+        },
         function="pretrain_from_json",
     ),
     "prepare": Command("lm.prepare", "load and process the language model", {"spec": "model block as JSON", "out": "folder"}),
     "corpus": Command(
         "lm.corpus",
         "sample or pack the token rows",
-        {"spec": "corpus block as JSON", "model": "prepared model", "out": "folder", "fingerprint": _FINGERPRINT},
+        {
+            "spec": "corpus block as JSON",
+            "model": "prepared model",
+            "out": "folder",
+            "fingerprint": _FINGERPRINT,
+            "device": _DEVICE,
+        },
     ),
     "cache": Command(
         "activations.cache",
@@ -55,6 +69,8 @@ COMMANDS = {
             "model": "prepared model",
             "corpus": "corpus folder",
             "out": "folder",
+            "fingerprint": _FINGERPRINT,
+            "device": _DEVICE,
         },
     ),
     "train": Command(
@@ -142,6 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         function(**options)
     except UserError as error:
         return _fail(str(error), 2)
+    except json.JSONDecodeError as error:
+        return _fail(f"an option that takes JSON is not valid JSON: {error}.", 2)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" while writing {error.filename}" if error.filename else ""
@@ -176,6 +194,9 @@ def _prepare_torch(options: dict, threads: int | None) -> None:
         torch.set_num_threads(threads)
     if options.get("device") == "auto":
         options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.get("device", "cpu") != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _keep_freed_memory() -> None:

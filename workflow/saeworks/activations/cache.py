@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,9 +16,9 @@ from torch import Tensor
 from ..config.activations import ActivationsConfig
 from ..config.base import parse
 from ..lm.corpus import load_rows
-from ..lm.prepare import load_model, resid_layer
+from ..lm.prepare import load_model, read_record, resid_layer
 from ..store.errors import UserError
-from ..store.files import atomic_path, content_hash, human_bytes, read_json, require_space, sha256_file, write_json
+from ..store.files import content_hash, human_bytes, read_json, require_space, sha256_file, write_array, write_json
 from .order import sequence_order, take, token_order
 
 _STORED = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<i2")}  # bfloat16: its bits
@@ -26,10 +27,10 @@ _TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 def identity(config: ActivationsConfig, model_folder: Path, corpus_folder: Path) -> dict:
     """What a cache's rows depend on: model and its processing, corpus bytes, settings."""
-    model, corpus = read_json(model_folder / "manifest.json"), read_json(corpus_folder / "manifest.json")
+    model, corpus = read_record(model_folder), read_json(corpus_folder / "manifest.json")
     return {
         "model": model["model"],
-        "model_sha256": model.get("sha256") or content_hash(model["files"] or model["model"]),
+        "model_sha256": model.get("sha256") or content_hash([model["sources"], model["model"]]),
         "corpus_sha256": corpus["sha256"]["train"],
         "context": corpus["context"],
         "n_rows": corpus["train_rows"],
@@ -37,16 +38,24 @@ def identity(config: ActivationsConfig, model_folder: Path, corpus_folder: Path)
     }
 
 
-def write_cache(config: ActivationsConfig, hook_points: list[str], model_folder: Path, corpus_folder: Path, out: Path) -> None:
+def write_cache(
+    config: ActivationsConfig,
+    hook_points: list[str],
+    model_folder: Path,
+    corpus_folder: Path,
+    out: Path,
+    device: str = "cpu",
+    fingerprint: str | None = None,
+) -> None:
     """Cache the training rows of all `hook_points` in one forward pass per batch.
 
     The size is printed before anything is written. Whole shards of an interrupted or smaller earlier write with the same
-    identity are kept.
+    identity and `fingerprint` (of the code) are kept.
 
     Raises:
         UserError: a hook point does not exist, or the disk cannot hold the cache.
     """
-    model = load_model(model_folder)
+    model = load_model(model_folder, device)
     layers = {hook: resid_layer(hook, model.arch.n_layers) for hook in hook_points}
     tokens = load_rows(corpus_folder, "train")
     n_rows, context = tokens.shape
@@ -61,7 +70,7 @@ def write_cache(config: ActivationsConfig, hook_points: list[str], model_folder:
     )
 
     who = identity(config, model_folder, corpus_folder)
-    progress = _resume(out, who)
+    progress = _resume(out, who | {"fingerprint": fingerprint})
     left = sum(not _done(out, progress, hook, i) for hook in hook_points for i in range(n_shards))
     require_space(
         out,
@@ -78,8 +87,7 @@ def write_cache(config: ActivationsConfig, hook_points: list[str], model_folder:
         for hook in todo:
             path = _shard_path(out, hook, shard)
             sums = _moments(values[hook])
-            with atomic_path(path) as partial, partial.open("wb") as handle:
-                np.save(handle, _to_numpy(values[hook], config.dtype))
+            write_array(path, _to_numpy(values[hook], config.dtype))
             progress["shards"][f"{hook}/{shard}"] = {"sha256": sha256_file(path), **sums}
         write_json(out / "progress.json", progress)
         print(f"shard {shard + 1} of {n_shards} written", flush=True)
@@ -117,6 +125,10 @@ def _shard_values(model, rows: np.ndarray, layers: dict[str, int], config: Activ
         for hook, layer in layers.items():
             flat = captured[layer].flatten(0, 1)
             values[hook][done : done + len(flat)] = flat.to("cpu", _TORCH[config.dtype])
+            if config.dtype == "float16" and values[hook][done : done + len(flat)].isinf().any():
+                raise UserError(
+                    f"activations at {hook} exceed the range of float16; set `activations.dtype` to bfloat16 or float32."
+                )
         done += batch.numel()
     return values
 
@@ -142,8 +154,7 @@ def _finish(out, config, who, progress, layers, n_shards, rows_per_shard, d_in) 
         ("sequence_order", order),
         ("token_order", token_order(order, who["context"], config.block_rows, config.seed)),
     ):
-        with atomic_path(out / f"{name}.npy") as partial, partial.open("wb") as handle:
-            np.save(handle, values.numpy())
+        write_array(out / f"{name}.npy", values.numpy())
     hooks = {}
     for hook, layer in layers.items():
         shards = [progress["shards"][f"{hook}/{i}"] for i in range(n_shards)]
@@ -212,14 +223,18 @@ class ActivationCache:
         if len(self._shards) == 1:
             values = self._shards[0].index_select(0, index)
         else:
-            shard = index.div(self._tokens_per_shard, rounding_mode="floor")
-            shard, by_shard = shard.sort(stable=True)
-            local = index[by_shard] - shard * self._tokens_per_shard
-            counts = torch.bincount(shard, minlength=len(self._shards)).tolist()
-            values = torch.empty(len(index), self.d_in, dtype=self._shards[0].dtype)
-            for source, part, places in zip(self._shards, local.split(counts), by_shard.split(counts), strict=True):
-                if len(part):
-                    values.index_copy_(0, places, source.index_select(0, part))
+            # gather shard by shard, then put the rows back in order; on 16-bit keys NumPy's stable sort is a radix sort
+            shard = index.numpy() // self._tokens_per_shard
+            by_shard = torch.from_numpy(np.argsort(shard.astype(np.uint16), kind="stable"))
+            parts = (index[by_shard] % self._tokens_per_shard).split(np.bincount(shard).tolist())
+            gathered = torch.empty(len(index), self.d_in, dtype=self._shards[0].dtype)
+            start = 0
+            for source, part in zip(self._shards, parts, strict=False):  # no rows at all may come from the last shards
+                torch.index_select(source, 0, part, out=gathered[start : start + len(part)])
+                start += len(part)
+            place = torch.empty_like(by_shard)
+            place[by_shard] = torch.arange(len(by_shard))
+            values = gathered.index_select(0, place)
         if self._dtype == "bfloat16":
             values = values.view(torch.bfloat16)
         return values.to(self.device, torch.float32)
@@ -251,10 +266,11 @@ def _verify(folder: Path, files: dict[str, str]) -> None:
             raise UserError(f"activation file {path} is damaged (its checksum differs); delete it and rerun the `cache` stage.")
         seen[name] = mark
     if any(known.get(name) != mark for name, mark in seen.items()):
-        write_json(stamp, known | seen)
+        with contextlib.suppress(PermissionError):  # a cache that others own is checked at every start
+            write_json(stamp, known | seen)
 
 
-def main(spec: str, hook_points: str, model: str, corpus: str, out: str) -> None:
+def main(spec: str, hook_points: str, model: str, corpus: str, out: str, device: str, fingerprint: str | None = None) -> None:
     """Entry point of the stage: `spec` is an activations block as JSON, `hook_points` a comma-separated list."""
     config = parse(ActivationsConfig, json.loads(spec), "activations")
-    write_cache(config, hook_points.split(","), Path(model), Path(corpus), Path(out))
+    write_cache(config, hook_points.split(","), Path(model), Path(corpus), Path(out), device, fingerprint)

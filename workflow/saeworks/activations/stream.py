@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,15 @@ class ActivationStream:
         self._block_rows = config.block_rows or self.n_rows
         self._round = torch.bfloat16 if config.dtype == "bfloat16" else getattr(torch, config.dtype)
         self.sequence_order = sequence_order(self.n_rows, config.seed)
-        self.token_order = token_order(self.sequence_order, self.context, config.block_rows, config.seed)
+        self._shuffle = (config.block_rows, config.seed)
         self._place = torch.empty(self.n_rows, dtype=torch.long)
         self._place[self.sequence_order] = torch.arange(self.n_rows)
         self._held: tuple[int, Tensor] | None = None
+
+    @cached_property
+    def token_order(self) -> Tensor:
+        """The order of single tokens; whole rows do without it."""
+        return token_order(self.sequence_order, self.context, *self._shuffle)
 
     def tokens(self, start: int, count: int) -> Float[Tensor, "count d_in"]:
         """As `ActivationCache.tokens`."""

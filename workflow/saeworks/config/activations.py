@@ -18,7 +18,7 @@ class ActivationsConfig(Frozen):
     )
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="Type of the stored activations.")
     shard_tokens: PositiveInt = Field(
-        262_144, description="Rows per shard file; an interrupted write resumes after the last whole shard."
+        262_144, description="Tokens per shard file; an interrupted write resumes after the last whole shard."
     )
     batch_rows: PositiveInt = Field(64, description="Corpus rows per forward pass.")
     block_rows: PositiveInt | None = Field(

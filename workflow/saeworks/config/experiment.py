@@ -17,7 +17,7 @@ from .model import ModelConfig, Name, model_label
 from .pretrain import PretrainConfig
 from .training import Objective, RunSpec, TrainingConfig, settings_without_effect
 
-HookPoint = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]
+HookPoint = Annotated[str, Field(pattern=r"^blocks\.\d+\.hook_resid_(pre|post)$")]
 
 
 class RunGroup(Frozen):
@@ -100,9 +100,8 @@ class Experiment(Frozen):
         return f"{model_label(self.model)}-{content_hash(self.model.model_dump(), 8)}"
 
     def corpus_key(self) -> str:
-        """Folder name of the corpus. A sampled corpus depends on the processed model, others on its tokenizer alone."""
-        model = self.model.model_dump(exclude=set() if self.corpus.source == "sampled" else {"processing"})
-        return f"{model_label(self.model)}-{self.corpus.source}-{content_hash([model, self.corpus.model_dump()], 8)}"
+        """Folder name of the corpus; it depends on the model and its processing, from which it may be sampled."""
+        return f"{model_label(self.model)}-{self.corpus.source}-{content_hash([self.model.model_dump(), self.corpus.model_dump()], 8)}"
 
     def activations_key(self) -> str:
         """Folder name of the activation cache."""
@@ -125,6 +124,12 @@ def parse_experiment(values: dict[str, Any]) -> Experiment:
     experiment = parse(Experiment, values)
     specs = experiment.run_specs()
     context = experiment.corpus.context
+    wanted = experiment.evaluation.n_tokens
+    if wanted is not None and wanted > experiment.corpus.eval_tokens:
+        raise UserError(
+            f"`evaluation.n_tokens` is {wanted:,}, but `corpus.eval_tokens` holds out {experiment.corpus.eval_tokens:,}; lower the first or "
+            "raise the second."
+        )
     for spec in specs:
         if spec.objective != "local" and spec.training.batch_tokens % context:
             raise UserError(

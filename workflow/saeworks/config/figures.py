@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from .base import Frozen
 
@@ -17,10 +17,15 @@ class FigureStyle(Frozen):
     )
     height: PositiveFloat = Field(2.6, description="Height in inches of one row of panels (one row per hook point).")
     dpi: PositiveInt = Field(200, description="Resolution of the PNG.")
-    colors: dict[str, str] = Field(
+    colors: dict[Literal["local", "e2e", "e2e_ds"], str] = Field(
         default={"local": "#0072B2", "e2e": "#D55E00", "e2e_ds": "#009E73"},
-        description="Colour per objective (default: Okabe and Ito's colour-blind-safe palette).",
+        description="Colour per objective; one that is not given keeps its default (Okabe and Ito's colour-blind-safe palette).",
     )
+
+    @field_validator("colors", mode="before")
+    @classmethod
+    def _others_keep_theirs(cls, colors: Any) -> Any:
+        return cls.model_fields["colors"].default | colors if isinstance(colors, dict) else colors
 
 
 class ParetoFigure(FigureStyle):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -55,6 +56,15 @@ class OwnModel(Frozen):
 
 
 ModelConfig = Annotated[HubModel | PathModel | OwnModel, Field(discriminator="source")]
+
+
+def local_files(folder: Path) -> list[Path]:
+    """Files of a Hugging Face directory that determine the model: configuration, tokenizer, weights."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin", ".model") and p.name != "manifest.json"
+    )
 
 
 def model_label(model: HubModel | PathModel | OwnModel) -> str:

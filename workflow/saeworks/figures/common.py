@@ -153,11 +153,9 @@ def colour(config: FigureStyle, objective: str) -> str:
     """The configured colour of `objective`.
 
     Raises:
-        UserError: the configuration has none for it, or matplotlib does not know it.
+        UserError: matplotlib does not know it.
     """
-    value = config.colors.get(objective)
-    if value is None:
-        raise UserError(f"the figure's `colors` have none for objective `{objective}`; add e.g. `{objective}: '#0072B2'`.")
+    value = config.colors[objective]
     if not is_color_like(value):
         raise UserError(f"the figure's `colors.{objective}` is {value!r}, which is no colour; write e.g. '#0072B2' or 'black'.")
     return value

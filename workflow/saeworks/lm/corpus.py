@@ -15,23 +15,23 @@ import torch
 from ..config.base import parse
 from ..config.corpus import HubCorpus, SampledCorpus, TextCorpus
 from ..store.errors import UserError
-from ..store.files import atomic_path, read_json, sha256_file, write_json
+from ..store.files import read_json, sha256_file, write_array, write_json
 from ..store.seeds import derive_seed
-from .prepare import load_model, load_tokenizer
+from .prepare import load_model, load_tokenizer, read_record
 from .sample import sample_rows
 from .text import read_documents
 
 _SOURCES = {"sampled": SampledCorpus, "text": TextCorpus, "hub": HubCorpus}
 
 
-def sample_corpus(corpus: SampledCorpus, model_folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:
+def sample_corpus(corpus: SampledCorpus, model_folder: Path, device: str = "cpu") -> tuple[np.ndarray, np.ndarray, dict]:
     """`(train, eval, facts)` of a sampled corpus; the first samples are held out.
 
     Raises:
         UserError: the model does not know a beginning-of-text token, or is too short for the context.
     """
-    record = read_json(model_folder / "manifest.json")
-    model = load_model(model_folder)
+    record = read_record(model_folder)
+    model = load_model(model_folder, device)
     first = record["special_tokens"]["bos"]
     if first is None:
         raise UserError("the model's tokenizer has no beginning-of-text token to sample from; use a `text` or `hub` corpus.")
@@ -73,10 +73,10 @@ def pack_corpus(
     if len(eval_rows) < n_eval or len(train_rows) < n_train:
         raise UserError(
             f"the corpus has {len(train_rows) * corpus.context:,} training and {len(eval_rows) * corpus.context:,} held-out tokens, but "
-            f"`corpus.n_tokens` asks for {corpus.n_tokens:,} and `corpus.eval_tokens` for {corpus.eval_tokens:,}; lower them or add text."
+            f"`corpus.n_tokens` asks for {corpus.n_tokens:,} and `corpus.eval_tokens` for {corpus.eval_tokens:,}; lower them or add text. "
+            f"(It has {shared.count:,} documents; each is training text or held-out text as a whole.)"
         )
-    train, held_out_rows = np.array(train_rows, dtype=np.int64), np.array(eval_rows, dtype=np.int64)
-    largest = max(train.max(), held_out_rows.max())
+    largest = max(train_rows.max(), eval_rows.max())
     if largest >= len(tokenizer):
         raise UserError(
             f"the corpus holds token {largest}, but the model's tokenizer has {len(tokenizer)} tokens; use text, or ids of that tokenizer."
@@ -87,7 +87,7 @@ def pack_corpus(
         "train_documents": [0 if eval_documents is not None else eval_end, shared.count],
         "skipped_duplicates": encode.skipped,
     }
-    return train.astype(kind), held_out_rows.astype(kind), facts
+    return train_rows.astype(kind), eval_rows.astype(kind), facts
 
 
 class _Counted:
@@ -133,13 +133,13 @@ class _Encoder:
 
 def _pack(
     corpus: TextCorpus | HubCorpus, documents: _Counted, n_rows: int, encode: _Encoder, remember: set | None, forget: set | None
-) -> list[list[int]]:
-    """Up to `n_rows` rows. The document that fills the last row belongs to these rows alone: its rest is dropped."""
+) -> np.ndarray:
+    """Up to `n_rows` rows (rows, context), int32. The document that fills the last row belongs to these rows alone: its rest is dropped."""
     body = corpus.context - (encode.bos is not None)
-    prefix = [] if encode.bos is None else [encode.bos]
-    rows: list[list[int]] = []
+    rows = np.full((n_rows, corpus.context), -1 if encode.bos is None else encode.bos, dtype=np.int32)
+    filled = 0
     pending: list[int] = []
-    while len(rows) < n_rows:
+    while filled < n_rows:
         document = next(documents, None)
         if document is None:
             break
@@ -155,13 +155,15 @@ def _pack(
             remember.add(key)
         if corpus.packing == "truncate":
             if len(tokens) == body:
-                rows.append(prefix + tokens)
+                rows[filled, -body:] = tokens
+                filled += 1
             continue
         pending += tokens if encode.separator is None else [*tokens, encode.separator]
-        whole = len(pending) // body * body
-        rows += [prefix + pending[i : i + body] for i in range(0, whole, body)]
-        pending = pending[whole:]
-    return rows[:n_rows]
+        whole = min(len(pending) // body, n_rows - filled)
+        rows[filled : filled + whole, -body:] = np.reshape(pending[: whole * body], (whole, body))
+        filled += whole
+        pending = pending[whole * body :]
+    return rows[:filled]
 
 
 def _row_counts(corpus: SampledCorpus | TextCorpus | HubCorpus) -> tuple[int, int]:
@@ -194,12 +196,16 @@ def _hub_documents(corpus: HubCorpus, split: str) -> Iterator[Any]:
 
 
 def build_corpus(
-    corpus: SampledCorpus | TextCorpus | HubCorpus, model_folder: Path, out: Path, fingerprint: str | None = None
+    corpus: SampledCorpus | TextCorpus | HubCorpus,
+    model_folder: Path,
+    out: Path,
+    device: str = "cpu",
+    fingerprint: str | None = None,
 ) -> None:
     """Write `train.npy`, `eval.npy` (rows, context) and `manifest.json` under `out`."""
-    record = read_json(model_folder / "manifest.json")
+    record = read_record(model_folder)
     if isinstance(corpus, SampledCorpus):
-        train, held_out, facts = sample_corpus(corpus, model_folder)
+        train, held_out, facts = sample_corpus(corpus, model_folder, device)
     else:
         tokenizer = load_tokenizer(model_folder)
         if isinstance(corpus, TextCorpus):
@@ -211,12 +217,12 @@ def build_corpus(
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)  # never the old description of new rows
     for name, rows in (("train", train), ("eval", held_out)):
-        with atomic_path(out / f"{name}.npy") as partial, partial.open("wb") as handle:
-            np.save(handle, rows)
+        write_array(out / f"{name}.npy", rows)
+    texts = {name: sha256_file(name) for name in getattr(corpus, "files", [])}
     manifest = {
         "corpus": corpus.model_dump(),
         "model": record["model"],
-        "model_files": record["files"],
+        "sources": record["sources"] | texts,
         "train_rows": len(train),
         "eval_rows": len(held_out),
         "context": corpus.context,
@@ -241,12 +247,12 @@ def load_rows(folder: Path, split: str) -> np.ndarray:
         raise UserError(
             f"corpus file {path} cannot be read ({error}); fetch it with `dvc pull {folder}` or rebuild it."
         ) from None
-    if rows.shape != (manifest[f"{split}_rows"], manifest["context"]):
+    if rows.shape != (manifest[f"{split}_rows"], manifest["context"]) or sha256_file(path) != manifest["sha256"][split]:
         raise UserError(f"corpus file {path} does not fit its manifest; delete {folder} and rebuild it.")
     return rows
 
 
-def main(spec: str, model: str, out: str, fingerprint: str | None = None) -> None:
+def main(spec: str, model: str, out: str, device: str, fingerprint: str | None = None) -> None:
     """Entry point of the stage: `spec` is a corpus block as JSON, `model` the prepared model's folder."""
     settings = json.loads(spec)
-    build_corpus(parse(_SOURCES[settings["source"]], settings, "corpus"), Path(model), Path(out), fingerprint)
+    build_corpus(parse(_SOURCES[settings["source"]], settings, "corpus"), Path(model), Path(out), device, fingerprint)

@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from ..store.files import write_tensors
 
 _ACTIVATIONS = {
     "gelu": F.gelu,
@@ -216,7 +218,7 @@ class Decoder:
 
     def save(self, path: Path) -> None:
         """Write the weights as safetensors (the architecture goes into the manifest beside it)."""
-        save_file({k: v.contiguous() for k, v in self.weights.items()}, path, metadata={"format": "pt"})
+        write_tensors(path, {k: v.contiguous() for k, v in self.weights.items()})
 
     @classmethod
     def load(cls, path: Path, arch: dict, rope_scale: float, device: str = "cpu") -> Decoder:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..config.base import parse
-from ..config.model import HubModel, OwnModel, PathModel
+from ..config.model import HubModel, OwnModel, PathModel, local_files
 from ..store.errors import UserError
 from ..store.files import publish, read_json, sha256_file, write_json
 from .bridge import BridgeModel, boot, extract_decoder, model_location
@@ -35,8 +35,8 @@ def prepare(model: HubModel | PathModel | OwnModel, out: Path) -> None:
         raise UserError(f"model {model_location(model)} has no tokenizer; add tokenizer.json to its directory.")
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
-    (staging).mkdir(parents=True)
-    record = {"model": model.model_dump(), "special_tokens": _special_tokens(bridge.tokenizer), "files": _files(model)}
+    staging.mkdir(parents=True)
+    record = {"model": model.model_dump(), "special_tokens": _special_tokens(bridge.tokenizer), "sources": _sources(model)}
     try:
         decoder = extract_decoder(bridge)
         difference = _largest_difference(bridge, decoder)
@@ -49,9 +49,7 @@ def prepare(model: HubModel | PathModel | OwnModel, out: Path) -> None:
         print(f"{model.name}: {reason}; running through TransformerBridge itself", flush=True)
         reference = BridgeModel(bridge)
         record |= {"engine": "bridge", "arch": vars(reference.arch)}
-    tokenizer_folder = out.with_name(f"{out.name}-tokenizer")
-    shutil.rmtree(tokenizer_folder, ignore_errors=True)
-    bridge.tokenizer.save_pretrained(tokenizer_folder)
+    bridge.tokenizer.save_pretrained(staging)
     write_json(staging / "manifest.json", record)
     publish(staging, out)
 
@@ -62,7 +60,7 @@ def load_model(folder: Path, device: str = "cpu") -> Decoder | BridgeModel:
     Raises:
         UserError: it is incomplete or damaged.
     """
-    record = read_json(folder / "manifest.json")
+    record = read_record(folder)
     if record["engine"] == "bridge":
         settings = record["model"]
         return BridgeModel(boot(parse(_SOURCES[settings["source"]], settings, "model"), device=device))
@@ -72,11 +70,22 @@ def load_model(folder: Path, device: str = "cpu") -> Decoder | BridgeModel:
     return Decoder.load(weights, record["arch"], record["rope_scale"], device)
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """The manifest of the prepared model in `folder`.
+
+    Raises:
+        UserError: it is not there. A forced or failed job can ask for it before it was made again.
+    """
+    if not (folder / "manifest.json").exists():
+        raise UserError(f"the prepared model {folder} is missing; run the same snakemake command again, which makes it first.")
+    return read_json(folder / "manifest.json")
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of the prepared model in `folder`."""
     from transformers import AutoTokenizer  # slow import
 
-    return AutoTokenizer.from_pretrained(folder.with_name(f"{folder.name}-tokenizer"))
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def resid_layer(hook_point: str, n_layers: int) -> int:
@@ -112,13 +121,11 @@ def _special_tokens(tokenizer: Any) -> dict[str, int | None]:
     return {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
 
 
-def _files(model: HubModel | PathModel | OwnModel) -> dict[str, str]:
+def _sources(model: HubModel | PathModel | OwnModel) -> dict[str, str]:
     """Hashes of the files of a local model; a hub model is identified by its revision."""
     if isinstance(model, HubModel):
         return {}
-    folder = Path(model_location(model))
-    kept = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin") and p.name != "manifest.json")
-    return {path.name: sha256_file(path) for path in kept}
+    return {str(path): sha256_file(path) for path in local_files(Path(model_location(model)))}
 
 
 def main(spec: str, out: str) -> None:

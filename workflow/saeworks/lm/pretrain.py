@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from ..config.pretrain import PretrainConfig
 from ..store.checkpoint import load_checkpoint, save_checkpoint
-from ..store.files import content_hash, publish, sha256_file, write_json
+from ..store.files import content_hash, publish, sha256_file, write_json, write_tensors
 from ..store.seeds import derive_seed
 from .text import SEPARATOR, read_documents
 
@@ -83,18 +82,18 @@ def _parameter_groups(model: GPT2LMHeadModel, weight_decay: float) -> list[dict]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def pretrain(config: PretrainConfig, name: str, out: Path, scratch: Path) -> None:
+def pretrain(config: PretrainConfig, name: str, out: Path, scratch: Path, fingerprint: str | None = None) -> None:
     """Train the model and publish config, weights, tokenizer, card and losses under `out`.
 
     An interrupted call resumes from the last checkpoint under `scratch` and ends with the same bytes: rows are drawn by a
     generator seeded with (seed, step), so the data position needs no state. Each
-    recipe and text has a folder of its own there.
+    recipe and text, and each `fingerprint` of the code, has a folder of its own there.
     """
-    texts = {"train_text": sha256_file(config.train_text), "val_text": sha256_file(config.val_text)}
-    scratch = scratch / content_hash([config.model_dump(exclude={"source"}) | texts], 12)
-    scratch.mkdir(parents=True, exist_ok=True)
     train_documents = list(read_documents([config.train_text]))
     val_documents = list(read_documents([config.val_text]))
+    texts = {"train_text": sha256_file(config.train_text), "val_text": sha256_file(config.val_text)}
+    scratch = scratch / content_hash([config.model_dump(exclude={"source"}) | texts, fingerprint], 12)
+    scratch.mkdir(parents=True, exist_ok=True)
     tokenizer_file = scratch / "tokenizer.json"
     if not tokenizer_file.exists():
         train_tokenizer(train_documents, config.vocab_size).save(str(tokenizer_file))
@@ -154,6 +153,7 @@ def pretrain(config: PretrainConfig, name: str, out: Path, scratch: Path) -> Non
     nats = held_out_nats(model, val_tokens, config.context)
     bits_per_byte = nats * len(val_tokens) / val_bytes / math.log(2)
     _write(model, tokenizer, config, name, out, scratch, history, nats, bits_per_byte, len(train_tokens), len(val_tokens))
+    shutil.rmtree(scratch)
     print(f"{name}: {nats:.4f} nats per token, {bits_per_byte:.4f} bits per byte on the held-out text", flush=True)
 
 
@@ -187,7 +187,7 @@ def _write(model, tokenizer, config, name, out, scratch, history, nats, bits_per
     hf_config |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": 0}
     write_json(staging / "config.json", hf_config)
     weights = {k: v.detach().contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    save_file(weights, staging / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(staging / "model.safetensors", weights)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=SEPARATOR, eos_token=SEPARATOR, model_max_length=config.context
     )
@@ -237,7 +237,7 @@ It writes Victorian-sounding prose without sense. It is for studying methods, no
 """
 
 
-def pretrain_from_json(spec: str, name: str, out: str, scratch: str) -> None:
+def pretrain_from_json(spec: str, name: str, out: str, scratch: str, fingerprint: str | None = None) -> None:
     """Entry point of the stage: `spec` is a `PretrainConfig` as JSON."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    pretrain(PretrainConfig.model_validate(json.loads(spec)), name, Path(out), Path(scratch))
+    pretrain(PretrainConfig.model_validate(json.loads(spec)), name, Path(out), Path(scratch), fingerprint)

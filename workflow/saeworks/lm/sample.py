@@ -24,7 +24,9 @@ def sample_rows(
         UserError: the model runs through TransformerBridge, which has no key-value cache here.
     """
     if not isinstance(model, Decoder):
-        raise UserError("sampling from a model that runs through TransformerBridge is not supported; use a `text` or `hub` corpus.")
+        raise UserError(
+            "sampling from a model that runs through TransformerBridge is not supported; use a `text` or `hub` corpus."
+        )
     tokens = torch.full((rows, context), first_token, dtype=torch.long, device=model.device)
     uniforms = torch.rand((context - 1, rows), generator=generator, dtype=torch.float32).to(model.device)
     cache = KeyValueCache(model.arch, rows, context, model.W_U)

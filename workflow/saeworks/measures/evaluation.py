@@ -10,7 +10,7 @@ import numpy as np
 from ..config.base import parse
 from ..config.measures import EvaluationConfig
 from ..lm.corpus import load_rows
-from ..lm.prepare import load_model, resid_layer
+from ..lm.prepare import load_model, read_record, resid_layer
 from ..sae.formats import load_sae
 from ..store.errors import UserError
 from ..store.files import read_json, write_json
@@ -28,13 +28,13 @@ def evaluate_run(
     device: str,
     fingerprint: str | None = None,
 ) -> None:
-    """Write `fidelity.parquet`, `features.parquet` (with CSV) and `evaluation.json` of the run in `run_folder` under `out`.
+    """Write `fidelity.parquet`, `features.parquet` and `evaluation.json` of the run in `run_folder` under `out`.
 
     Raises:
         UserError: the corpus has fewer held-out tokens than asked for, or the run was trained on another model.
     """
     spec = read_json(run_folder / "manifest.json")
-    record = read_json(model_folder / "manifest.json")
+    record = read_record(model_folder)
     if spec["data"]["model"] != record["model"] or record.get("sha256") not in (None, spec["data"]["model_sha256"]):
         raise UserError(f"run {run_folder} was trained on another model than {model_folder}; train it again or correct `model`.")
     rows = load_rows(corpus_folder, "eval")
@@ -49,9 +49,10 @@ def evaluate_run(
     fidelity, features = evaluate(load_sae(run_folder, device), model, layer, np.asarray(rows[:wanted]), config.batch_rows)
     for name, table in (("fidelity", fidelity), ("features", features)):
         table.insert(0, "run", run)
-        write_table(table, out / f"{name}.parquet")
+        write_table(table, out / f"{name}.parquet", csv=False)
+    corpus = read_json(corpus_folder / "manifest.json")
     facts = {"rows": wanted, "context": int(rows.shape[1]), "evaluation": config.model_dump()}
-    write_json(out / "evaluation.json", {"run": run, "fingerprint": fingerprint, "model_files": record["files"], **facts})
+    write_json(out / "evaluation.json", {"run": run, "fingerprint": fingerprint, "sources": corpus["sources"], **facts})
 
 
 def main(

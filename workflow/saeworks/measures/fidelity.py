@@ -184,7 +184,10 @@ def _fidelity_table(sums: Sums, layers: Iterable[int], shape: tuple[int, int], f
             values["alive_fraction"] = values["alive_features"] / len(features)
         if not defined:
             values["explained_variance_mean_of_ratios"] = float("nan")
-        records += [(name, -1, positions, value, n_tokens) for name, value in values.items()]
+        with_next = n_tokens - (n_rows if positions != "first" or pos == 1 else 0)  # tokens that cross entropy is defined for
+        records += [
+            (name, -1, positions, value, with_next if name.startswith("ce") else n_tokens) for name, value in values.items()
+        ]
         records += [("mse", layer, positions, sums.mean(("mse", layer), positions), n_tokens) for layer in layers]
     table = pd.DataFrame(records, columns=["metric", "layer", "positions", "value", "n_tokens"])
     table.insert(4, "unit", table["metric"].map(UNITS))

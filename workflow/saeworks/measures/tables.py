@@ -10,12 +10,17 @@ from ..store.errors import UserError
 from ..store.files import atomic_path
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write `path` (.parquet) and the same table as .csv beside it; equal tables give equal bytes."""
+def write_table(table: pd.DataFrame, path: Path, csv: bool = True) -> None:
+    """Write `path` (.parquet) and the same table as .csv beside it; equal tables give equal bytes.
+
+    `csv=False` is for parts that end up in a table of the whole experiment.
+    """
     with atomic_path(path) as partial:
         table.to_parquet(partial, index=False, compression="zstd")
+    if not csv:
+        return
     with atomic_path(path.with_suffix(".csv")) as partial:
-        table.to_csv(partial, index=False, float_format="%.9g")
+        table.to_csv(partial, index=False, float_format="%.7g")
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..store.errors import UserError
-from ..store.files import read_json, write_json
+from ..store.files import read_json, write_json, write_tensors
 from .relu import ReluSAE
 
 _LAYOUT = {
@@ -30,7 +30,7 @@ def save_sae(sae: ReluSAE, folder: Path, metadata: dict[str, Any]) -> None:
     """
     weights = {name: getattr(sae, name).detach().float().cpu().contiguous() for name in _SHAPES}
     weights["W_dec"] = sae.dictionary().detach().float().cpu().contiguous()
-    save_file(weights, folder / "sae_weights.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "sae_weights.safetensors", weights)
     config = {
         **_LAYOUT,
         "d_in": sae.d_in,

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .errors import UserError
-from .files import atomic_path
+from .files import write_tensors
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Any], state: dict[str, Any]) -> None:
     """Write `tensors` and the JSON-serialisable `state` to one safetensors file, atomically."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata={"state": json.dumps(state, sort_keys=True)})
+    write_tensors(path, tensors, {"state": json.dumps(state, sort_keys=True)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .errors import UserError
 
 _CHUNK = 1 << 20
@@ -37,15 +39,40 @@ def content_hash(value: Any, length: int = 64) -> str:
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary sibling of `path` to write to; it takes the final name only when the block succeeds."""
+    """Give a temporary sibling of `path` to write to; it takes the final name only when the block succeeds.
+
+    Raises:
+        UserError: the file cannot be written; what was under the final name is still there.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield partial
         os.replace(partial, path)
+    except (OSError, SafetensorError) as error:  # libraries report a full disk in several ways
+        raise UserError(
+            f"{path} could not be written ({error}); {human_bytes(shutil.disk_usage(path.parent).free)} are free there. Make room, or check "
+            "its permissions, and run the same command again: it continues."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path | str, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write torch tensors as safetensors, atomically."""
+    from safetensors.torch import save_file  # imports torch, which figures do without
+
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, metadata=metadata or {"format": "pt"})
+
+
+def write_array(path: Path | str, array: Any) -> None:
+    """Write a NumPy array as .npy, atomically."""
+    import numpy as np
+
+    with atomic_path(path) as partial, partial.open("wb") as handle:
+        np.save(handle, array)
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -80,7 +107,8 @@ def publish(staging: Path, final: Path, last: str = "manifest.json") -> None:
         raise ValueError(f"nothing named {last} in {staging}")
     names.remove(last)
     for name in [*names, last]:
-        os.replace(staging / name, final / name)
+        with atomic_path(final / name) as partial:  # the two folders may lie on different disks
+            shutil.move(staging / name, partial)
     shutil.rmtree(staging)
 
 

@@ -6,8 +6,10 @@ import ast
 import hashlib
 import io
 import json
+import platform
 import tokenize
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from .files import content_hash
@@ -20,7 +22,7 @@ _PACKAGE = _PACKAGE_ROOT.name
 def code_hash(*modules: str) -> str:
     """Hash of the named modules and of every saeworks module they import, directly or not.
 
-    Comments, docstrings and blank lines do not count, so that explaining code better reruns nothing. `modules` are
+    Comments, docstrings, messages and blank lines do not count, so that explaining things better reruns nothing. `modules` are
     names such as `"training.run"`, relative to the package.
 
     Raises:
@@ -93,19 +95,42 @@ def _imports(name: str) -> set[str]:
     return found
 
 
+def environment() -> dict[str, str]:
+    """Versions of what results may depend on besides the code; recorded, not a reason to run again."""
+    packages = ("torch", "numpy", "transformers", "transformer_lens")
+    return {"python": platform.python_version()} | {name: version(name).split("+")[0] for name in packages}
+
+
 def _code_only(source: str) -> str:
-    """The source without comments, docstrings, blank lines and trailing space; the same on every Python version."""
-    lines = source.splitlines()
+    """The source without comments, docstrings, words for users, blank lines and trailing space.
+
+    Words for users are the arguments of `UserError` and `print`, and every `description=`. The result is the same on every
+    Python version.
+    """
+    lines = [line.encode() for line in source.splitlines()]  # the parser counts columns in bytes
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
+            lines[row - 1] = lines[row - 1][: len(source.splitlines()[row - 1][:column].encode())]
     for node in ast.walk(ast.parse(source)):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
-            docstring = node.body[0]
-            for row in range(docstring.lineno - 1, docstring.end_lineno):
-                lines[row] = ""
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+        for words in _words(node):
+            _blank(lines, words)
+    return "\n".join(line.decode().rstrip() for line in lines if line.strip())
+
+
+def _words(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return [node.body[0].value] if ast.get_docstring(node) is not None else []
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("UserError", "print"):
+        return node.args
+    if isinstance(node, ast.keyword) and node.arg == "description":
+        return [node.value]
+    return []
+
+
+def _blank(lines: list[bytes], words: ast.expr) -> None:
+    first, last = words.lineno - 1, words.end_lineno - 1
+    for row in range(first, last + 1):
+        start = words.col_offset if row == first else 0
+        stop = words.end_col_offset if row == last else len(lines[row])
+        lines[row] = lines[row][:start] + b" " * (stop - start) + lines[row][stop:]

@@ -17,13 +17,14 @@ from ..activations.stream import open_activations
 from ..config.activations import ActivationsConfig
 from ..config.base import parse
 from ..config.training import RunSpec
-from ..lm.prepare import load_model, resid_layer
+from ..lm.prepare import load_model, read_record, resid_layer
 from ..sae.formats import save_sae
 from ..sae.init import init_braun2024
 from ..sae.relu import ReluSAE
 from ..store.checkpoint import load_checkpoint, save_checkpoint
 from ..store.errors import Interrupted, UserError
 from ..store.files import content_hash, publish, read_json, write_json
+from ..store.provenance import environment
 from ..store.seeds import derive_seed
 from .objective import coefficients, downstream_layers, e2e_terms, local_terms, total
 from .schedule import warmup_cosine
@@ -52,7 +53,7 @@ def train(
     """
     settings = spec.training
     source = open_activations(activations, spec.hook_point, cache_folder, model_folder, corpus_folder, device)
-    record = read_json(model_folder / "manifest.json")
+    record, corpus = read_record(model_folder), read_json(corpus_folder / "manifest.json")
     n_layers = record["arch"]["n_layers"]
     layer = resid_layer(spec.hook_point, n_layers)
     downstream = downstream_layers(spec, layer, n_layers)
@@ -60,6 +61,11 @@ def train(
     weights = coefficients(spec)
 
     n_steps = settings.n_tokens // settings.batch_tokens
+    if n_steps == 0 or (model is not None and settings.batch_tokens % source.context):
+        raise UserError(
+            f"run {spec.name} cannot train on {settings.n_tokens} tokens in batches of {settings.batch_tokens}: there must be one batch at "
+            f"least, and end-to-end batches hold whole rows of {source.context} tokens."
+        )
     warmup_steps = round(settings.warmup_fraction * n_steps)
     rows = settings.batch_tokens // source.context
     # runs of different seeds start at different places of the stored shuffle
@@ -72,7 +78,9 @@ def train(
     optimizer = torch.optim.Adam(sae.parameters(), lr=settings.lr, fused=True)
     silent = torch.zeros(settings.d_sae, dtype=torch.long, device=device)  # tokens since a feature last fired
 
-    state = _State(scratch, {"spec": spec.model_dump(), "data": source.manifest}, sae, optimizer, silent)
+    state = _State(
+        scratch, {"spec": spec.model_dump(), "data": source.manifest, "fingerprint": fingerprint}, sae, optimizer, silent
+    )
     first = state.restore()
     bar = tqdm(total=n_steps, initial=first, unit="tok", unit_scale=settings.batch_tokens, disable=not progress, mininterval=1.0)
     with state.signals(), bar, state.log() as log:
@@ -107,7 +115,7 @@ def train(
                     raise Interrupted(
                         f"run {spec.name} stopped at step {done} of {n_steps}; the same command continues from there."
                     )
-    _publish(sae, spec, source, record, n_steps, out, scratch, fingerprint)
+    _publish(sae, spec, source, corpus, n_steps, out, scratch, fingerprint)
 
 
 class _State:
@@ -130,7 +138,7 @@ class _State:
 
     def restore(self) -> int:
         """Load the checkpoint of this very run, if any, cut the log to it and return the step to continue from."""
-        loaded = load_checkpoint(self.checkpoint)
+        loaded = load_checkpoint(self.checkpoint) if self.log_path.exists() else None
         if loaded is None or loaded[1]["identity"] != self.identity:  # none, or of other settings under the same name
             self.log_path.write_text("")
             return 0
@@ -193,30 +201,36 @@ def _check_finite(step: int, loss: Tensor, norm: Tensor, spec: RunSpec, state: _
     )
 
 
-def _publish(sae: ReluSAE, spec: RunSpec, source, record: dict, n_steps: int, out: Path, scratch: Path, fingerprint) -> None:
+def _publish(sae: ReluSAE, spec: RunSpec, source, corpus: dict, n_steps: int, out: Path, scratch: Path, fingerprint) -> None:
     staging = scratch / "publish"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    model = record["model"]
+    model = corpus["model"]
     processing = model["processing"]
     metadata = {
         "model_name": model["name"],
         "hook_name": spec.hook_point,
         "context_size": source.context,
+        "prepend_bos": corpus["corpus"]["source"] == "sampled" or corpus["corpus"]["row_bos"],
+        "exclude_special_tokens": False,
         "model_from_pretrained_kwargs": {key: processing[key] for key in ("fold_ln", "center_writing_weights", "center_unembed")},
-        "saeworks": {"run": spec.name, "objective": spec.objective, "sparsity_coeff": spec.sparsity_coeff, "seed": spec.seed},
+        "saeworks": {
+            **{key: getattr(spec, key) for key in ("name", "objective", "sparsity_coeff", "seed")},
+            "corpus_sha256": source.manifest["corpus_sha256"],
+            "fingerprint": fingerprint,
+        },
     }
     save_sae(sae, staging, metadata)
     shutil.copyfile(scratch / "log.jsonl", staging / "log.jsonl")
     manifest = {
         "spec": spec.model_dump(),
         "data": source.manifest,
-        "model_files": record["files"],
+        "sources": corpus["sources"],
         "fingerprint": fingerprint,
         "n_steps": n_steps,
         "tokens_seen": n_steps * spec.training.batch_tokens,
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__.split("+")[0],
+        "environment": environment(),
     }
     write_json(staging / "manifest.json", manifest)
     publish(staging, out)

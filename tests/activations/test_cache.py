@@ -1,0 +1,394 @@
+"""The cache holds the model's activations, survives interruptions, and refuses whatever is not the data it was made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny_pipeline import CONTEXT, D_MODEL, HOOK, N_LAYERS, tiny_decoder, write_corpus, write_model
+
+from saeworks.activations import cache as module
+from saeworks.activations.cache import ActivationCache, identity, write_cache
+from saeworks.config.activations import ActivationsConfig
+from saeworks.lm.corpus import load_rows
+from saeworks.lm.decoder import Decoder
+from saeworks.store import files
+from saeworks.store.errors import UserError
+
+_ROWS = 30
+_DTYPES = ["float32", "float16", "bfloat16"]
+_TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_LAST = f"blocks.{N_LAYERS - 1}.hook_resid_post"
+
+
+def _config(**changes: object) -> ActivationsConfig:
+    return ActivationsConfig(**({"batch_rows": 4, "shard_tokens": 8 * CONTEXT + 5} | changes))  # 8 rows a shard, 4 shards
+
+
+@pytest.fixture
+def write(tmp_path, tiny_model, tiny_corpus):
+    def call(*hooks: str, name: str = "cache", **changes: object) -> Path:
+        write_cache(_config(**changes), list(hooks or (HOOK,)), tiny_model, tiny_corpus, tmp_path / name)
+        return tmp_path / name
+
+    return call
+
+
+@torch.no_grad()
+def _literal(corpus: Path, layer: int, dtype: str = "float32") -> torch.Tensor:
+    """Activations (rows, context, d_in) one row at a time, rounded to the stored type."""
+    model = tiny_decoder()
+    rows = [torch.from_numpy(row.astype(np.int64))[None] for row in load_rows(corpus, "train")]
+    return torch.cat([model.blocks(model.embed(row), 0, layer)[0] for row in rows]).to(_TORCH[dtype])
+
+
+def _assert_stored(values: torch.Tensor, expected: torch.Tensor, dtype: str) -> None:
+    """Equal up to the rounding of the forward pass, which may tip a value into the neighbour of its 16-bit type."""
+    if dtype == "float32":
+        torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+    else:
+        assert (values == expected.float()).float().mean() > 0.99
+        torch.testing.assert_close(values, expected.float(), rtol=2**-7 if dtype == "bfloat16" else 2**-10, atol=1e-5)
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "verified.json"}
+
+
+def _sentence(folder: Path, hook: str = HOOK, expected: dict | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        ActivationCache(folder, hook, expected)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("shard_rows", [1, 8, 30, 1000])
+def test_sequences_and_tokens_are_the_model_s_activations(write, tiny_corpus, dtype, shard_rows):
+    cache = ActivationCache(write(dtype=dtype, shard_tokens=shard_rows * CONTEXT), HOOK)
+    assert (cache.n_rows, cache.context, cache.d_in) == (_ROWS, CONTEXT, D_MODEL)
+    expected = _literal(tiny_corpus, 1, dtype)
+    sequences = cache.sequences(0, _ROWS)
+    assert sequences.dtype == torch.float32 and sequences.shape == (_ROWS, CONTEXT, D_MODEL)
+    _assert_stored(sequences, expected[cache.sequence_order], dtype)
+    tokens = cache.tokens(0, _ROWS * CONTEXT)
+    assert tokens.dtype == torch.float32 and tokens.shape == (_ROWS * CONTEXT, D_MODEL)
+    _assert_stored(tokens, expected.flatten(0, 1)[cache.token_order], dtype)
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 5), (13, 100), (350, 20), (359, 1), (360, 3), (725, 400)])
+def test_tokens_are_read_in_a_circle(write, start, count):
+    cache = ActivationCache(write(), HOOK)
+    everything = cache.tokens(0, _ROWS * CONTEXT)
+    assert torch.equal(cache.tokens(start, count), everything[(torch.arange(count) + start) % (_ROWS * CONTEXT)])
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 1), (7, 9), (28, 5), (30, 3), (95, 40)])
+def test_sequences_are_read_in_a_circle(write, start, count):
+    cache = ActivationCache(write(), HOOK)
+    everything = cache.sequences(0, _ROWS)
+    assert torch.equal(cache.sequences(start, count), everything[(torch.arange(count) + start) % _ROWS])
+
+
+def test_every_hook_point_is_written_in_one_pass_of_the_model(write, tiny_corpus, monkeypatch):
+    passes, real = [], Decoder.embed
+
+    def embed(self, tokens, offset=0):
+        passes.append(len(tokens))
+        return real(self, tokens, offset)
+
+    monkeypatch.setattr(Decoder, "embed", embed)
+    hooks = {"blocks.0.hook_resid_pre": 0, HOOK: 1, "blocks.2.hook_resid_post": 3, _LAST: N_LAYERS}
+    folder = write(*hooks)
+    assert passes == [4, 4] * 3 + [4, 2]
+    monkeypatch.undo()
+    for hook, layer in hooks.items():
+        cache = ActivationCache(folder, hook)
+        _assert_stored(cache.sequences(0, _ROWS), _literal(tiny_corpus, layer)[cache.sequence_order], "float32")
+
+
+def test_the_model_runs_no_further_than_the_deepest_hook_point(write, monkeypatch):
+    deepest, real = [], Decoder.blocks
+
+    def blocks(self, resid, start, stop, capture=(), cache=None):
+        deepest.append(stop)
+        return real(self, resid, start, stop, capture, cache)
+
+    monkeypatch.setattr(Decoder, "blocks", blocks)
+    write("blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre")
+    assert set(deepest) == {2}
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+def test_mean_and_norm_in_the_manifest_are_those_of_the_stored_values(write, tiny_corpus, dtype):
+    folder = write(dtype=dtype)
+    hook = json.loads((folder / "manifest.json").read_text())["hook_points"][HOOK]
+    values = _literal(tiny_corpus, 1, dtype).flatten(0, 1).double()
+    mean = sum(values) / len(values)
+    norm = (sum((value**2).sum() for value in values) / len(values)).sqrt().item()
+    tolerance = 1e-5 if dtype == "float32" else 1e-3
+    assert hook["mean"] == pytest.approx(mean.tolist(), abs=tolerance)
+    assert hook["rms_norm"] == pytest.approx(norm, rel=tolerance)
+    torch.testing.assert_close(ActivationCache(folder, HOOK).mean, torch.tensor(hook["mean"]))
+
+
+def test_the_manifest_says_what_the_rows_depend_on(write, tiny_model, tiny_corpus):
+    folder = write()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    model, corpus = (json.loads((f / "manifest.json").read_text()) for f in (tiny_model, tiny_corpus))
+    assert manifest["identity"] == {
+        "model": model["model"],
+        "model_sha256": model["sha256"],
+        "corpus_sha256": corpus["sha256"]["train"],
+        "context": CONTEXT,
+        "n_rows": _ROWS,
+        "settings": _config().model_dump(exclude={"source"}),
+    }
+    assert [s["file"] for s in manifest["hook_points"][HOOK]["shards"]] == [f"{HOOK}/{i:05d}.npy" for i in range(4)]
+    shapes = [np.load(folder / HOOK / f"{i:05d}.npy").shape for i in range(4)]
+    assert shapes == [(8 * CONTEXT, D_MODEL)] * 3 + [(6 * CONTEXT, D_MODEL)]
+
+
+def test_equal_settings_give_equal_bytes_and_the_size_is_announced(write, capsys):
+    first = _bytes(write(name="first"))
+    assert f"1 hook point(s) x 360 tokens x {D_MODEL} = 22.5 KiB" in capsys.readouterr().out
+    assert _bytes(write(name="second")) == first
+
+
+def test_the_seed_changes_the_order_and_not_the_values(write):
+    first, other = (ActivationCache(write(name=str(seed), seed=seed), HOOK) for seed in (0, 1))
+    assert not torch.equal(first.sequence_order, other.sequence_order)
+    assert not torch.equal(first.token_order, other.token_order)
+    back = [cache.sequences(0, _ROWS)[cache.sequence_order.argsort()] for cache in (first, other)]
+    assert torch.equal(*back)
+
+
+@pytest.mark.parametrize("shard", [0, 2, 3])
+def test_an_interrupted_write_keeps_its_whole_shards_and_ends_with_the_same_bytes(write, tmp_path, monkeypatch, shard):
+    expected = _bytes(write(HOOK, _LAST, name="whole"))
+    real, calls = module._shard_values, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == shard + 1:
+            raise RuntimeError("power cut")
+        return real(*args)
+
+    monkeypatch.setattr(module, "_shard_values", interrupted)
+    with pytest.raises(RuntimeError, match="power cut"):
+        write(HOOK, _LAST)
+    folder = tmp_path / "cache"
+    assert not (folder / "manifest.json").exists()
+    assert "manifest.json is missing" in _sentence(folder)
+    kept = {p: p.stat().st_mtime_ns for p in folder.rglob("0*.npy")}
+    assert len(kept) == 2 * shard
+    calls.clear()
+    monkeypatch.setattr(module, "_shard_values", lambda *args: calls.append(1) or real(*args))
+    write(HOOK, _LAST)
+    assert len(calls) == 4 - shard
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert _bytes(folder) == expected
+
+
+def test_a_write_that_dies_in_the_middle_of_a_file_leaves_no_half_shard(write, tmp_path, monkeypatch):
+    expected = _bytes(write(name="whole"))
+    real, calls = np.save, []
+
+    def save(handle, values):
+        calls.append(1)
+        real(handle, values)
+        if len(calls) == 2:
+            handle.truncate(100)
+            raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", save)
+        with pytest.raises(UserError, match=r"00001\.npy could not be written \(disk full\)"):
+            write()
+    assert [p.name for p in sorted((tmp_path / "cache" / HOOK).iterdir())] == ["00000.npy"]
+    assert _bytes(write()) == expected
+
+
+def test_another_hook_point_is_added_without_writing_the_first_again(write, tiny_corpus):
+    folder = write()
+    kept = {p: p.stat().st_mtime_ns for p in (folder / HOOK).iterdir()}
+    write(HOOK, _LAST)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert _bytes(folder) == _bytes(write(HOOK, _LAST, name="both"))
+    cache = ActivationCache(folder, _LAST)
+    _assert_stored(cache.sequences(0, _ROWS), _literal(tiny_corpus, N_LAYERS)[cache.sequence_order], "float32")
+
+
+def test_shards_of_other_settings_are_not_kept(write):
+    folder = write(dtype="float16", shard_tokens=CONTEXT)  # more shards than the next write
+    write()
+    assert _bytes(folder) == _bytes(write(name="fresh"))
+
+
+def test_a_deleted_shard_is_written_again(write):
+    folder = write()
+    expected = _bytes(folder)
+    (folder / HOOK / "00002.npy").unlink()
+    assert _bytes(write()) == expected
+
+
+@pytest.mark.parametrize("file", [f"{HOOK}/00001.npy", "token_order.npy", "sequence_order.npy"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+@pytest.mark.parametrize("opened_before", [False, True])
+def test_a_damaged_file_is_one_sentence(write, file, damage, opened_before):
+    folder = write()
+    if opened_before:
+        ActivationCache(folder, HOOK)
+    path = folder / file
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[-5] ^= 1
+        path.write_bytes(data)
+    elif damage == "truncated":
+        path.write_bytes(data[:-40])
+    else:
+        path.unlink()
+    message = _sentence(folder)
+    assert str(path) in message and "`cache` stage" in message
+    assert ("is missing" if damage == "missing" else "is damaged") in message
+
+
+def test_damage_to_another_hook_point_does_not_matter(write):
+    folder = write(HOOK, _LAST)
+    (folder / _LAST / "00000.npy").write_bytes(b"")
+    ActivationCache(folder, HOOK).tokens(0, 10)
+
+
+def test_checksums_are_computed_once_and_again_for_a_changed_file(write, monkeypatch):
+    folder = write()
+    hashed, real = [], module.sha256_file
+
+    def sha256(path):
+        hashed.append(Path(path).name)
+        return real(path)
+
+    monkeypatch.setattr(module, "sha256_file", sha256)
+    ActivationCache(folder, HOOK)
+    assert sorted(hashed) == ["00000.npy", "00001.npy", "00002.npy", "00003.npy", "sequence_order.npy", "token_order.npy"]
+    assert len(json.loads((folder / "verified.json").read_text())) == 6
+    hashed.clear()
+    ActivationCache(folder, HOOK)
+    assert hashed == []
+    shard = folder / HOOK / "00001.npy"
+    os.utime(shard, ns=(1, 1))
+    ActivationCache(folder, HOOK)
+    assert hashed == ["00001.npy"]
+    shard.write_bytes(shard.read_bytes() + b"x")
+    assert "is damaged" in _sentence(folder)
+    assert "is damaged" in _sentence(folder)  # what failed is not remembered as intact
+
+
+def test_the_checksums_of_several_hook_points_are_remembered_together(write, monkeypatch):
+    folder = write(HOOK, _LAST)
+    for hook in (HOOK, _LAST):
+        ActivationCache(folder, hook)
+    hashed = []
+    monkeypatch.setattr(module, "sha256_file", hashed.append)
+    for hook in (HOOK, _LAST):
+        ActivationCache(folder, hook)
+    assert hashed == []
+
+
+def test_a_cache_of_another_model_or_corpus_or_setting_is_stale(write, tmp_path, tiny_model, tiny_corpus):
+    folder = write()
+    assert ActivationCache(folder, HOOK, identity(_config(source="stream"), tiny_model, tiny_corpus)).n_rows == _ROWS
+    other_model = write_model(tmp_path / "model", seed=1)
+    other_corpus = write_corpus(tmp_path / "corpus", tiny_model, seed=1)
+    cases = {
+        "model, model_sha256": identity(_config(), other_model, tiny_corpus),
+        "corpus_sha256": identity(_config(), tiny_model, other_corpus),
+        "settings": identity(_config(seed=1), tiny_model, tiny_corpus),
+    }
+    for stale, expected in cases.items():
+        message = _sentence(folder, expected=expected)
+        assert f"stale: its {stale} differ" in message and str(folder) in message
+
+
+def test_new_weights_under_an_old_name_make_the_cache_stale(write, tmp_path, tiny_model, tiny_corpus):
+    folder = write()
+    other = write_model(tmp_path / "model", seed=1)
+    record = json.loads((other / "manifest.json").read_text())
+    record["model"] = json.loads((tiny_model / "manifest.json").read_text())["model"]
+    (other / "manifest.json").write_text(json.dumps(record))
+    assert "its model_sha256 differ" in _sentence(folder, expected=identity(_config(), other, tiny_corpus))
+
+
+def test_a_hook_point_that_is_not_cached_is_one_sentence_with_those_that_are(write):
+    message = _sentence(write(HOOK, _LAST), "blocks.0.hook_resid_pre")
+    assert f"does not hold blocks.0.hook_resid_pre; it holds {HOOK}, {_LAST}" in message
+
+
+@pytest.mark.parametrize(
+    ("hook", "near"),
+    [
+        ("blocks.9.hook_resid_pre", "blocks.2.hook_resid_pre, blocks.3.hook_resid_pre, blocks.3.hook_resid_post"),
+        (
+            "blocks.1.hook_mlp_out",
+            "blocks.0.hook_resid_pre, blocks.1.hook_resid_pre, blocks.2.hook_resid_pre, blocks.1.hook_resid_post",
+        ),
+        ("nonsense", "blocks.0.hook_resid_pre, blocks.1.hook_resid_pre, blocks.0.hook_resid_post"),
+    ],
+)
+def test_an_unknown_hook_point_is_one_sentence_with_valid_ones_near_it(write, tmp_path, hook, near):
+    with pytest.raises(UserError) as caught:
+        write(HOOK, hook)
+    message = str(caught.value)
+    assert repr(hook) in message and f"valid ones near it: {near}." in message and "\n" not in message
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_disk_that_is_too_small_is_one_sentence_with_both_numbers(write, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    values, orders = _ROWS * CONTEXT * D_MODEL * 4, _ROWS * (CONTEXT + 1) * 8
+    needed = values // 30 * 32 + orders  # the last shard counts as a whole one
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage(1 << 40, 0, 20_000))
+    with pytest.raises(UserError) as caught:
+        write()
+    message = str(caught.value)
+    assert f"needs {files.human_bytes(needed)} but only 19.5 KiB are free" in message and "\n" not in message
+    assert not list(tmp_path.rglob("*.npy")) and not (tmp_path / "cache" / "manifest.json").exists()
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage(1 << 40, 0, needed))
+    ActivationCache(write(), HOOK)
+
+
+def test_what_is_already_written_needs_no_space(write, monkeypatch):
+    folder = write()
+    shutil.copytree(folder, folder.with_name("copy"))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage(1 << 40, 0, _ROWS * (CONTEXT + 1) * 8))
+    write()
+    assert _bytes(folder) == _bytes(folder.with_name("copy"))
+
+
+def test_reading_does_not_change_the_files(write):
+    folder = write()
+    before = _bytes(folder)
+    cache = ActivationCache(folder, HOOK)
+    cache.tokens(0, 50).zero_()
+    cache.sequences(0, 5).zero_()
+    assert _bytes(folder) == before
+    assert cache.tokens(0, 50).abs().sum() > 0
+
+
+def test_shards_of_other_code_are_not_kept(tiny_model, tiny_corpus, tmp_path, monkeypatch):
+    config, folder = ActivationsConfig(), tmp_path / "cache"
+    module.write_cache(config, [HOOK], tiny_model, tiny_corpus, folder, fingerprint="old")
+    real = module._shard_values
+    calls = []
+    monkeypatch.setattr(module, "_shard_values", lambda *args: calls.append(1) or real(*args))
+    module.write_cache(config, [HOOK], tiny_model, tiny_corpus, folder, fingerprint="old")
+    assert not calls
+    module.write_cache(config, [HOOK], tiny_model, tiny_corpus, folder, fingerprint="new")
+    assert calls

@@ -1,0 +1,41 @@
+"""Shared fixtures: one thread, deterministic kernels, and the folder of real models and texts beside the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny_pipeline
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _determinism() -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder `shared` beside the repository, with small real models and texts; tests that need it skip without it."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder `shared` with real models and texts is not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared model folder (read only)."""
+    return tiny_pipeline.write_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A corpus folder sampled from `tiny_model` (read only)."""
+    return tiny_pipeline.write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", tiny_model)

@@ -1,0 +1,120 @@
+"""Made-up tables with the shape of real ones and the pattern that the paper reports."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+HOOK = "blocks.4.hook_resid_pre"
+COEFFS = {"local": [1, 3, 6, 9], "e2e": [0.5, 1.5, 3], "e2e_ds": [5, 20, 50]}
+# Mean nearest-neighbour cosine (within, across seeds), factors of CE increase and of MSE against local.
+PATTERN = {"local": (0.60, 0.93, 1.0, 1.0), "e2e": (0.44, 0.55, 0.4, 20.0), "e2e_ds": (0.56, 0.90, 0.42, 2.0)}
+
+
+def synthetic_tables(folder: Path, hook_points=(HOOK,), objectives=("local", "e2e", "e2e_ds"), seeds=(0, 1), n_layers=8) -> Path:
+    """Write all tables; every second-and-later seed exists for the middle coefficient only."""
+    rng = np.random.default_rng(0)
+    runs, fidelity, selection, geometry, nearest = [], [], [], [], []
+    for hook in hook_points:
+        layer = int(hook.split(".")[1])
+        for objective in objectives:
+            within, across, ce_factor, mse_factor = PATTERN[objective]
+            coeffs = COEFFS[objective]
+            middle = coeffs[len(coeffs) // 2]
+            for position, coeff in enumerate(coeffs):
+                for seed in seeds if coeff == middle else seeds[:1]:
+                    run = f"{hook}/{objective}-c{coeff:g}-s{seed}"
+                    group = objective
+                    runs.append((run, group, hook, layer, objective, float(coeff), seed, 64, 1024, 1_000_000, 2e-3))
+                    l0 = 90 * 0.6**position * (1 + 0.02 * seed)
+                    ce = ce_factor * 3 / l0 + 0.002 * seed
+                    alive = 900 - 120 * position + seed * 5
+                    values = dict(
+                        ce_clean=2.3, ce=2.3 + ce, ce_increase=ce, ce_zero=8.1, ce_recovered=1 - ce / 5.8, kl=ce * 1.1,
+                        kl_zero=6.0, kl_recovered=1 - ce / 6, l0=l0, l1=l0 * 2.0, explained_variance=0.9,
+                        explained_variance_mean_of_ratios=0.85, l2_ratio=0.92, cosine_similarity=0.95,
+                        alive_features=float(alive), alive_fraction=alive / 1024,
+                    )  # fmt: skip
+                    fidelity += [(run, metric, -1, "all", value, "", 131072) for metric, value in values.items()]
+                    for measured in range(layer, n_layers + 1):
+                        for positions, factor in (("all", 1.4), ("first", 40.0), ("rest", 1.0)):
+                            value = 0.05 * mse_factor ** (1 / (1 + measured - layer)) * 1.4 ** (measured - layer) * factor
+                            fidelity.append((run, "mse", measured, positions, value, "activation²", 131072))
+                    cosines = np.clip(rng.normal(within, 0.12, alive), -1, 1)
+                    nearest += [(hook, "within", run, run, "a_to_a", i, c) for i, c in enumerate(cosines)]
+                    for features, of in (("alive", alive), ("all", 1024)):
+                        for directions in ("decoder", "encoder"):
+                            m = cosines.mean()
+                            geometry.append(
+                                (hook, "within", run, run, directions, features, "a_to_a", m, m - 0.008, m + 0.008, 0.41, of, of)
+                            )
+            chosen = f"{hook}/{objective}-c{middle:g}-s{seeds[0]}"
+            selection.append(("similar_ce", hook, objective, chosen, 0.06, 0.01))
+            for a, b in combinations(seeds, 2):
+                pair = [f"{hook}/{objective}-c{middle:g}-s{seed}" for seed in (a, b)]
+                for direction, shift in (("a_to_b", 0.0), ("b_to_a", -0.02)):
+                    cosines = np.clip(rng.beta(12 * across, 12 * (1 - across), 660) + shift, 0, 1)
+                    nearest += [(hook, "cross_seed", *pair, direction, i, c) for i, c in enumerate(cosines)]
+                    m = cosines.mean()
+                    geometry.append(
+                        (hook, "cross_seed", *pair, "decoder", "alive", direction, m, m - 0.01, m + 0.01, 0.42, 660, 660)
+                    )
+                m = np.mean([g[7] for g in geometry[-2:]])
+                geometry.append((hook, "cross_seed", *pair, "decoder", "alive", "both", m, m - 0.007, m + 0.007, 0.42, 660, 660))
+        chosen = {row[2]: row[3] for row in selection if row[1] == hook}
+        for a, b in combinations(objectives, 2):
+            difference = PATTERN[a][0] - PATTERN[b][0]
+            interval = (difference, difference - 0.01, difference + 0.01)
+            pair = (hook, "within_difference", chosen[a], chosen[b], "decoder", "alive", "both")
+            geometry.append((*pair, *interval, np.nan, 660, 660))
+            for direction in ("a_to_b", "b_to_a", "both"):
+                geometry.append(
+                    (
+                        hook,
+                        "cross_objective",
+                        chosen[a],
+                        chosen[b],
+                        "decoder",
+                        "alive",
+                        direction,
+                        0.5,
+                        0.49,
+                        0.51,
+                        0.42,
+                        660,
+                        660,
+                    )
+                )
+    of_runs = ["run", "group", "hook_point", "layer", "objective", "sparsity_coeff", "seed", "d_in", "d_sae", "n_tokens", "lr"]
+    of_nearest = ["hook_point", "comparison", "run_a", "run_b", "direction", "feature", "cosine"]
+    frames = {
+        "runs": pd.DataFrame(runs, columns=of_runs),
+        "fidelity": pd.DataFrame(fidelity, columns=["run", "metric", "layer", "positions", "value", "unit", "n_tokens"]),
+        "selection": pd.DataFrame(selection, columns=["criterion", "hook_point", "objective", "run", "ce_increase", "spread"]),
+        "geometry": pd.DataFrame(
+            geometry,
+            columns=[
+                "hook_point", "comparison", "run_a", "run_b", "directions", "features", "direction", "value", "ci_low", "ci_high",
+                "random_baseline", "n_a", "n_b",
+            ],
+        ).assign(n_resamples=1000, resampled="features"),
+        "nearest": pd.DataFrame(nearest, columns=of_nearest),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames.items():
+        frame.to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.fixture
+def make_tables(tmp_path):
+    """A function that writes made-up tables to a new folder under the test's own and returns it."""
+
+    def make(name: str = "tables", **settings) -> Path:
+        return synthetic_tables(tmp_path / name, **settings)
+
+    return make

@@ -1,0 +1,179 @@
+"""The tables of an experiment name every run, and the runs of similar loss are found among all combinations."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from tests.tiny_pipeline import write_tokenizer
+
+from saeworks.activations.cache import write_cache
+from saeworks.config.activations import ActivationsConfig
+from saeworks.config.corpus import SampledCorpus
+from saeworks.config.measures import EvaluationConfig, GeometryConfig
+from saeworks.config.model import PathModel
+from saeworks.config.training import RunSpec
+from saeworks.lm.corpus import build_corpus
+from saeworks.lm.prepare import prepare
+from saeworks.measures.collect import RUN_COLUMNS, collect, run_record, select_similar_ce
+from saeworks.measures.evaluation import evaluate_run
+from saeworks.measures.geometry import geometry
+from saeworks.measures.tables import read_table
+from saeworks.training.run import train
+
+
+def _write_run(folder, **changes):
+    spec = {
+        "name": folder.name,
+        "group": "local",
+        "hook_point": "blocks.1.hook_resid_pre",
+        "objective": "local",
+        "sparsity_coeff": 0.5,
+        "seed": 3,
+        "training": {"lr": 5e-4, "d_sae": 9, "n_tokens": 1000},
+    }
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"spec": spec | changes, "tokens_seen": 960}))
+    (folder / "cfg.json").write_text(json.dumps({"d_in": 6, "d_sae": 9}))
+    return run_record(folder.name, folder)
+
+
+def test_a_run_s_record_comes_from_its_files(tmp_path):
+    record = _write_run(tmp_path / "a")
+    settings = record.pop("settings")
+    assert record == {
+        "run": "a",
+        "group": "local",
+        "hook_point": "blocks.1.hook_resid_pre",
+        "objective": "local",
+        "sparsity_coeff": 0.5,
+        "seed": 3,
+        "layer": 1,
+        "d_in": 6,
+        "d_sae": 9,
+        "n_tokens": 960,
+        "lr": 5e-4,
+    }
+    assert len(settings) == 12
+
+
+@pytest.mark.parametrize(("hook_point", "layer"), [("blocks.0.hook_resid_pre", 0), ("blocks.11.hook_resid_post", 12)])
+def test_the_layer_of_a_run_is_the_one_that_reads_its_residual(tmp_path, hook_point, layer):
+    assert _write_run(tmp_path / "a", hook_point=hook_point)["layer"] == layer
+
+
+def test_runs_that_differ_in_their_seed_alone_have_equal_settings(tmp_path):
+    first = _write_run(tmp_path / "a")["settings"]
+    assert _write_run(tmp_path / "b", seed=4, group="again")["settings"] == first
+    changes = [
+        {"sparsity_coeff": 0.6},
+        {"objective": "e2e"},
+        {"hook_point": "blocks.2.hook_resid_pre"},
+        {"training": {"lr": 1.0}},
+    ]
+    others = [_write_run(tmp_path / f"c{i}", **change)["settings"] for i, change in enumerate(changes)]
+    assert len({first, *others}) == 5
+
+
+def _runs(ce: dict[tuple[str, str, str, int], float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `runs` and `fidelity` from (hook, objective, settings, seed) → CE increase."""
+    keys = list(ce)
+    runs = pd.DataFrame(keys, columns=["hook_point", "objective", "settings", "seed"])
+    runs["run"] = ["-".join(map(str, key)) for key in keys]
+    runs["group"], runs["sparsity_coeff"] = runs["objective"], 1.0
+    rows = []
+    for run, value in zip(runs["run"], ce.values(), strict=True):
+        rows += [(run, "ce_increase", "all", value), (run, "ce_increase", "first", 0.5), (run, "ce", "all", 0.5)]
+    return runs, pd.DataFrame(rows, columns=["run", "metric", "positions", "value"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_selected_runs_are_the_closest_of_all_combinations(seed):
+    rng = np.random.default_rng(seed)
+    ce = {
+        (hook, objective, f"{objective}{i}", s): float(rng.lognormal(-2, 1)) * (-1 if rng.random() < 0.15 else 1)
+        for hook in ("blocks.1", "blocks.2")
+        for objective in ("local", "e2e", "e2e_ds")
+        for i in range(4)
+        for s in (2, 1)
+    }
+    selection = select_similar_ce(*_runs(ce))
+    assert list(selection.columns) == ["criterion", "hook_point", "objective", "run", "ce_increase", "spread"]
+    assert set(selection["criterion"]) == {"similar_ce"}
+    for hook in ("blocks.1", "blocks.2"):
+        usable = [
+            [(key, v) for key, v in ce.items() if key[0] == hook and key[1] == objective and key[3] == 1 and v > 0]
+            for objective in ("local", "e2e", "e2e_ds")
+        ]
+        best = min(itertools.product(*usable), key=lambda c: max(v for _, v in c) / min(v for _, v in c))
+        chosen = selection[selection["hook_point"] == hook]
+        assert dict(zip(chosen["objective"], chosen["run"], strict=True)) == {k[1]: "-".join(map(str, k)) for k, _ in best}
+        values = [v for _, v in best]
+        assert sorted(chosen["ce_increase"]) == sorted(values)
+        assert set(chosen["spread"]) == {max(values) - min(values)}
+
+
+def test_a_run_that_lowers_the_loss_or_has_none_is_left_out():
+    ce = {
+        ("b", "local", "l0", 0): -0.1,
+        ("b", "local", "l1", 0): 9.0,
+        ("b", "e2e", "e0", 0): 0.1,
+        ("b", "e2e", "e1", 0): float("nan"),
+    }
+    assert select_similar_ce(*_runs(ce))["run"].tolist() == ["b-e2e-e0-0", "b-local-l1-0"]
+
+
+def test_without_usable_runs_the_selection_is_empty_with_its_columns():
+    selection = select_similar_ce(*_runs({("b", "local", "l0", 0): -0.1}))
+    assert len(selection) == 0 and "spread" in selection.columns
+
+
+def _hugging_face_model(folder):
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=64, n_positions=24, n_embd=16, n_layer=3, n_head=2, bos_token_id=0, eos_token_id=0, initializer_range=0.3
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def test_the_whole_chain_from_a_model_directory_to_the_tables(tmp_path):
+    model, corpus, cache = tmp_path / "model", tmp_path / "corpus", tmp_path / "cache"
+    prepare(PathModel(name="tiny", path=str(_hugging_face_model(tmp_path / "hf"))), model)
+    rows = {"context": 12, "n_tokens": 600, "eval_tokens": 240, "batch_rows": 32}
+    build_corpus(SampledCorpus(**rows), model, corpus)
+    activations, hook = ActivationsConfig(), "blocks.1.hook_resid_pre"
+    write_cache(activations, [hook], model, corpus, cache)
+    runs = {}
+    for objective, seed in itertools.product(("local", "e2e", "e2e_ds"), (0, 1)):
+        name = f"{objective}-s{seed}"
+        training = {"d_sae": 48, "n_tokens": 60 * 48, "batch_tokens": 48, "lr": 5e-3}
+        fields = {"name": name, "group": objective, "objective": objective, "seed": seed, "training": training}
+        spec = RunSpec(hook_point=hook, sparsity_coeff=0.5, **fields)
+        runs[name] = tmp_path / "saes" / name
+        train(spec, activations, cache, model, corpus, runs[name], tmp_path / "scratch" / name, progress=False)
+        evaluate_run(EvaluationConfig(), name, runs[name], model, corpus, tmp_path / "evaluations" / name, "cpu")
+    tables = tmp_path / "tables"
+    collect(runs, tmp_path / "evaluations", tables)
+    geometry(GeometryConfig(n_resamples=100), hook, tmp_path / "saes", tables, tables)
+
+    table = read_table(tables / "runs.parquet")
+    assert list(table.columns) == RUN_COLUMNS and table["run"].tolist() == list(runs)
+    assert table.groupby("settings")["seed"].apply(list).tolist() == [[0, 1]] * 3
+    fidelity, features = (read_table(tables / f"{name}.parquet") for name in ("fidelity", "features"))
+    assert fidelity["run"].unique().tolist() == features["run"].unique().tolist() == list(runs)
+    assert features.groupby("run").size().tolist() == [48] * 6
+    clean = fidelity.query("metric == 'ce_clean' and positions == 'all'")["value"]
+    assert clean.nunique() == 1  # the same rows through the same model, whatever the run
+    selection = read_table(tables / "selection.parquet")
+    assert sorted(selection["objective"]) == ["e2e", "e2e_ds", "local"]
+    assert selection["run"].str.endswith("-s0").all()
+    comparisons = read_table(tables / "geometry.parquet").groupby("comparison").size().to_dict()
+    assert comparisons == {"within": 24, "cross_seed": 36, "cross_objective": 72, "within_difference": 24}
+    assert not list(tables.glob("nearest.csv"))  # a part; the table of the whole experiment has one

@@ -1,0 +1,280 @@
+"""Every measure equals a literal float64 recomputation, token by token, for each choice of positions."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny_pipeline import CONTEXT, D_MODEL, D_VOCAB, N_LAYERS, run_spec, tiny_decoder, write_model
+
+from saeworks.config.activations import ActivationsConfig
+from saeworks.config.measures import EvaluationConfig
+from saeworks.measures.evaluation import evaluate_run
+from saeworks.measures.fidelity import UNITS, evaluate
+from saeworks.measures.tables import read_table
+from saeworks.sae.init import init_braun2024
+from saeworks.sae.relu import ReluSAE
+from saeworks.store.errors import UserError
+from saeworks.training.run import train
+
+_ROWS, _POS, _F = 5, 6, 40
+_PLACES = {"all": slice(None), "first": slice(0, 1), "rest": slice(1, None)}
+
+
+def _tokens(same_start: bool = False) -> np.ndarray:
+    tokens = np.random.default_rng(1).integers(D_VOCAB, size=(_ROWS, _POS)).astype(np.uint16)
+    if same_start:
+        tokens[:, 0] = 0
+    return tokens
+
+
+def _sae(bias: float = 0.0) -> ReluSAE:
+    sae = ReluSAE(D_MODEL, _F).double()
+    init_braun2024(sae, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        sae.b_enc -= bias
+        sae.W_dec *= 3
+        sae.b_enc[:4] = -1e3  # never fire
+    return sae
+
+
+def _values(table, metric: str, layer: int = -1) -> dict[str, float]:
+    here = table[(table["metric"] == metric) & (table["layer"] == layer)]
+    return dict(zip(here["positions"], here["value"], strict=True))
+
+
+class _Literal:
+    """Per-token float64 values of everything, from the tokens, one row at a time."""
+
+    @torch.no_grad()
+    def __init__(self, sae: ReluSAE, model, layer: int, tokens: np.ndarray) -> None:
+        self.x, self.out, self.codes = (np.zeros((*tokens.shape, n)) for n in (D_MODEL, D_MODEL, _F))
+        self.ce = {name: np.zeros((len(tokens), tokens.shape[1] - 1)) for name in ("clean", "sae", "zero")}
+        self.kl = {name: np.zeros(tokens.shape) for name in ("sae", "zero")}
+        self.mse = {at: np.zeros(tokens.shape) for at in range(layer, N_LAYERS + 1)}
+        weights = {name: p.numpy() for name, p in sae.named_parameters()}
+        directions = weights["W_dec"] / np.sqrt((weights["W_dec"] ** 2).sum(axis=1, keepdims=True))
+        for r, row in enumerate(tokens):
+            resid = model.embed(torch.from_numpy(row.astype(np.int64))[None])
+            for at in range(layer):
+                resid = model.blocks(resid, at, at + 1)[0]
+            x = resid[0].numpy()
+            self.x[r] = x
+            self.codes[r] = np.maximum(x @ weights["W_enc"] + weights["b_enc"], 0)
+            self.out[r] = self.codes[r] @ directions + weights["b_dec"]
+            streams = {"clean": x, "sae": self.out[r], "zero": np.zeros_like(x)}
+            streams = {name: torch.tensor(value)[None] for name, value in streams.items()}
+            for at in range(layer, N_LAYERS + 1):
+                difference = (streams["sae"] - streams["clean"])[0].numpy()
+                self.mse[at][r] = (difference**2).sum(axis=1) / D_MODEL
+                if at < N_LAYERS:
+                    streams = {name: model.blocks(value, at, at + 1)[0] for name, value in streams.items()}
+            probabilities = {}
+            for name, value in streams.items():
+                weights_v = np.exp(model.logits(value)[0].numpy())
+                probabilities[name] = weights_v / weights_v.sum(axis=1, keepdims=True)
+                for t in range(len(row) - 1):
+                    self.ce[name][r, t] = -math.log(probabilities[name][t, row[t + 1]])
+            for name in self.kl:
+                for t in range(len(row)):
+                    p, q = probabilities["clean"][t], probabilities[name][t]
+                    self.kl[name][r, t] = sum(p[v] * math.log(p[v] / q[v]) for v in range(D_VOCAB))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_decoder(dtype=torch.float64)
+
+
+@pytest.fixture(scope="module", params=[0, 2, N_LAYERS])
+def both(request, model):
+    """`(layer, fidelity, features, literal)` at the bottom, in the middle and at the top of the model."""
+    fidelity, features = evaluate(_sae(), model, request.param, _tokens(), 2)
+    return request.param, fidelity, features, _Literal(_sae(), model, request.param, _tokens())
+
+
+def _assert_means(values: dict[str, float], tokens: np.ndarray) -> None:
+    assert values.keys() == _PLACES.keys()
+    for name, place in _PLACES.items():
+        assert values[name] == pytest.approx(tokens[:, place].mean(), rel=1e-9), name
+
+
+def test_cross_entropies_and_what_follows_from_them(both):
+    _, table, _, literal = both
+    for metric, name in (("ce_clean", "clean"), ("ce", "sae"), ("ce_zero", "zero")):
+        _assert_means(_values(table, metric), literal.ce[name])
+    _assert_means(_values(table, "ce_increase"), literal.ce["sae"] - literal.ce["clean"])
+    for name, place in _PLACES.items():
+        clean, new, zero = (literal.ce[k][:, place].mean() for k in ("clean", "sae", "zero"))
+        assert _values(table, "ce_recovered")[name] == pytest.approx(1 - (new - clean) / (zero - clean), rel=1e-9)
+
+
+def test_divergences_are_from_the_clean_to_the_changed_model(both):
+    _, table, _, literal = both
+    _assert_means(_values(table, "kl"), literal.kl["sae"])
+    _assert_means(_values(table, "kl_zero"), literal.kl["zero"])
+    for name, place in _PLACES.items():
+        ratio = 1 - literal.kl["sae"][:, place].mean() / literal.kl["zero"][:, place].mean()
+        assert _values(table, "kl_recovered")[name] == pytest.approx(ratio, rel=1e-9)
+
+
+def test_reconstruction_error_at_every_layer_from_the_sae_to_the_end(both):
+    layer, table, _, literal = both
+    assert sorted(set(table[table["metric"] == "mse"]["layer"])) == list(range(layer, N_LAYERS + 1))
+    for at in range(layer, N_LAYERS + 1):
+        _assert_means(_values(table, "mse", at), literal.mse[at])
+
+
+def test_sparsity_norms_and_angles(both):
+    _, table, _, literal = both
+    _assert_means(_values(table, "l0"), (literal.codes != 0).sum(axis=-1))
+    _assert_means(_values(table, "l1"), np.abs(literal.codes).sum(axis=-1))
+    size, out = (np.sqrt((v**2).sum(axis=-1)) for v in (literal.x, literal.out))
+    _assert_means(_values(table, "l2_ratio"), out / size)
+    _assert_means(_values(table, "cosine_similarity"), (literal.x * literal.out).sum(axis=-1) / size / out)
+
+
+def test_explained_variance_is_the_ratio_of_sums_about_the_mean_of_those_positions(both):
+    _, table, _, literal = both
+    for name, place in _PLACES.items():
+        x, out = (v[:, place].reshape(-1, D_MODEL) for v in (literal.x, literal.out))
+        expected = 1 - ((x - out) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum()
+        assert _values(table, "explained_variance")[name] == pytest.approx(expected, rel=1e-7)
+
+
+def test_the_paper_s_explained_variance_is_the_mean_of_ratios_about_each_batch_s_mean(both):
+    _, table, _, literal = both
+    ratios = np.zeros((_ROWS, _POS))
+    for start in range(0, _ROWS, 2):
+        x, out = literal.x[start : start + 2], literal.out[start : start + 2]
+        spread = ((x - x.mean(axis=(0, 1))) ** 2).sum(axis=-1)
+        ratios[start : start + 2] = 1 - ((x - out) ** 2).sum(axis=-1) / spread
+    values = _values(table, "explained_variance_mean_of_ratios")
+    _assert_means(values, ratios)
+    assert abs(values["all"] - _values(table, "explained_variance")["all"]) > 1e-3  # the two differ
+
+
+def test_features_count_their_firing_tokens(both):
+    _, table, features, literal = both
+    codes = literal.codes.reshape(-1, _F)
+    assert features["feature"].tolist() == list(range(_F))
+    for f in range(_F):
+        fired = codes[:, f] != 0
+        assert features["firing_rate"][f] == pytest.approx(fired.mean())
+        assert features["mean_activation"][f] == pytest.approx(codes[fired, f].mean() if fired.any() else 0.0, rel=1e-9)
+        assert features["alive"][f] == fired.any()
+    alive = (codes != 0).any(axis=0).sum()
+    assert alive <= _F - 4
+    assert _values(table, "alive_features") == {"all": alive}
+    assert _values(table, "alive_fraction") == {"all": pytest.approx(alive / _F)}
+
+
+def test_every_row_has_a_unit_and_its_number_of_tokens(both):
+    _, table, _, _ = both
+    assert list(table.columns) == ["metric", "layer", "positions", "value", "unit", "n_tokens"]
+    assert set(table["metric"]) == set(UNITS)
+    assert (table["unit"] == table["metric"].map(UNITS)).all()
+    assert not table.duplicated(["metric", "layer", "positions"]).any()
+    counts = {"all": _ROWS * _POS, "first": _ROWS, "rest": _ROWS * (_POS - 1)}
+    without_last = {"all": -_ROWS, "rest": -_ROWS, "first": 0}  # the last position has no next token, so no cross entropy
+    expected = table["positions"].map(counts) + table["positions"].map(without_last).where(
+        table["metric"].str.startswith("ce"), 0
+    )
+    assert (table["n_tokens"] == expected).all()
+
+
+def test_results_do_not_depend_on_the_batch_but_for_the_mean_of_ratios(model):
+    first, features = evaluate(_sae(), model, 1, _tokens(), 1)
+    second, same = evaluate(_sae(), model, 1, _tokens(), 100)
+    close = np.isclose(first["value"], second["value"], rtol=1e-9)
+    assert set(first["metric"][~close]) == {"explained_variance_mean_of_ratios"}
+    np.testing.assert_allclose(features["mean_activation"], same["mean_activation"], rtol=1e-9)
+
+
+def test_logits_in_several_parts_give_the_same(model, monkeypatch):
+    whole, _ = evaluate(_sae(), model, 1, _tokens(), 4)
+    monkeypatch.setattr("saeworks.measures.fidelity._LOGIT_ROWS", 5)
+    parts, _ = evaluate(_sae(), model, 1, _tokens(), 4)
+    np.testing.assert_allclose(parts["value"], whole["value"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_variance_at_a_position_that_never_varies_is_undefined(model, dtype):
+    table, _ = evaluate(_sae().to(dtype), model.to(dtype=dtype), 1, _tokens(same_start=True), 2)
+    for metric in ("explained_variance", "explained_variance_mean_of_ratios"):
+        values = _values(table, metric)
+        assert math.isnan(values["first"]) and math.isfinite(values["rest"]) and math.isfinite(values["all"])
+    assert table.set_index(["metric", "positions"])["value"].isna().sum() == 2
+
+
+def test_float32_models_give_the_float64_values_to_single_precision(model):
+    exact, _ = evaluate(_sae(), model, 1, _tokens(), 2)
+    single, _ = evaluate(_sae().float(), model.to(dtype=torch.float32), 1, _tokens(), 2)
+    np.testing.assert_allclose(single["value"], exact["value"], rtol=2e-3)
+
+
+def test_a_perfect_sae_recovers_everything(model):
+    class Identity:
+        d_sae = 3
+
+        def __call__(self, x):
+            return x, torch.ones(*x.shape[:-1], 3, dtype=x.dtype)
+
+    table, features = evaluate(Identity(), model, 1, _tokens(), 2)
+    expected = {"ce_increase": 0, "ce_recovered": 1, "kl": 0, "kl_recovered": 1, "explained_variance": 1, "l2_ratio": 1, "l0": 3}
+    for metric, value in expected.items():
+        assert _values(table, metric) == pytest.approx(dict.fromkeys(_PLACES, value), abs=1e-12)
+    assert features["firing_rate"].tolist() == [1.0] * 3
+
+
+def test_a_silent_sae_is_measured(model):
+    table, features = evaluate(_sae(bias=1e6), model, 1, _tokens(), 2)
+    assert _values(table, "l0")["all"] == 0 and _values(table, "alive_features")["all"] == 0
+    assert not features["alive"].any() and (features["mean_activation"] == 0).all()
+    assert np.isfinite(table["value"]).all()
+
+
+def test_rows_of_two_tokens_have_no_cross_entropy_after_the_first(model):
+    table, _ = evaluate(_sae(), model, 1, _tokens()[:, :2], 2)
+    values = _values(table, "ce")
+    assert math.isnan(values["rest"]) and values["first"] == values["all"]
+    assert math.isfinite(_values(table, "kl")["rest"])
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, tiny_model, tiny_corpus):
+    out = tmp_path_factory.mktemp("runs") / "tiny-run"
+    stream = ActivationsConfig(source="stream")
+    train(run_spec(), stream, out, tiny_model, tiny_corpus, out, out.with_name("scratch"), progress=False)
+    return out
+
+
+def test_a_run_is_evaluated_on_held_out_rows(tmp_path, run_folder, tiny_model, tiny_corpus):
+    evaluate_run(EvaluationConfig(batch_rows=3), "tiny-run", run_folder, tiny_model, tiny_corpus, tmp_path, "cpu")
+    fidelity, features = (read_table(tmp_path / f"{name}.parquet") for name in ("fidelity", "features"))
+    assert set(fidelity["run"]) == set(features["run"]) == {"tiny-run"}
+    assert set(fidelity.query("positions == 'all' and metric == 'kl'")["n_tokens"]) == {
+        10 * CONTEXT
+    }  # the eval rows, not the training rows
+    evaluate_run(EvaluationConfig(n_tokens=3 * CONTEXT + 2), "tiny-run", run_folder, tiny_model, tiny_corpus, tmp_path, "cpu")
+    fewer = read_table(tmp_path / "fidelity.parquet")
+    assert set(fewer.query("positions == 'all' and metric == 'kl'")["n_tokens"]) == {3 * CONTEXT}
+
+
+def test_asking_for_more_than_is_held_out_is_one_sentence(tmp_path, run_folder, tiny_model, tiny_corpus):
+    with pytest.raises(UserError, match="asks for 132 tokens, but the corpus holds out 120;"):
+        evaluate_run(EvaluationConfig(n_tokens=132), "tiny-run", run_folder, tiny_model, tiny_corpus, tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("same_name", [False, True])
+def test_a_run_of_another_model_is_refused(tmp_path, run_folder, tiny_model, tiny_corpus, same_name):
+    other = write_model(tmp_path / "model", seed=1)
+    if same_name:
+        record = json.loads((other / "manifest.json").read_text())
+        record["model"] = json.loads((tiny_model / "manifest.json").read_text())["model"]
+        (other / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="was trained on another model"):
+        evaluate_run(EvaluationConfig(), "tiny-run", run_folder, other, tiny_corpus, tmp_path / "out", "cpu")

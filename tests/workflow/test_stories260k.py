@@ -1,0 +1,45 @@
+"""The pipeline on a real model of somebody else's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from .conftest import REPOSITORY, snakemake
+
+
+@pytest.fixture(scope="module")
+def tables(shared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stories260k")
+    (folder / "shared").symlink_to(shared)
+    snakemake(folder, config=REPOSITORY / "tests" / "stories260k" / "config.yaml")
+    return folder / "results" / "stories260k" / "tables"
+
+
+def _table(tables) -> pd.DataFrame:
+    fidelity = pd.read_parquet(tables / "fidelity.parquet").query("positions == 'all' and metric != 'mse'")
+    wide = fidelity.pivot(index="run", columns="metric", values="value")
+    return pd.read_parquet(tables / "runs.parquet").set_index("run").join(wide)
+
+
+@pytest.mark.slow
+def test_every_sae_is_finite_and_better_than_zero_ablation(tables):
+    table = _table(tables)
+    assert len(table) == 9
+    assert np.isfinite(table[["kl", "ce_increase", "l0", "explained_variance"]].to_numpy()).all()
+    assert (table["kl"] < table["kl_zero"]).all()
+    assert (table["ce"] < table["ce_zero"]).all()
+    assert table["ce_clean"].between(1.2, 1.7).all()
+
+
+@pytest.mark.slow
+def test_e2e_reaches_a_lower_kl_at_its_l0_than_local_at_comparable_l0(tables):
+    table = _table(tables)
+    local = table[table["objective"] == "local"].sort_values("l0")
+    inside = 0
+    for run in table[table["objective"] == "e2e"].itertuples():
+        if local["l0"].min() <= run.l0 <= local["l0"].max():
+            inside += 1
+            assert run.kl < np.interp(run.l0, local["l0"], local["kl"])
+    assert inside >= 1
