@@ -75,7 +75,7 @@ def variant(tmp_path: Path) -> Callable[..., Path]:
                 block = block.setdefault(key, {})
             block[last] = value
         path = tmp_path / f"variant{len(list(tmp_path.glob('variant*')))}.yaml"
-        path.write_text(yaml.safe_dump(values))
+        path.write_text(yaml.safe_dump(values, sort_keys=False))  # the order of the runs counts
         return path
 
     return write

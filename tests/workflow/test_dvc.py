@@ -54,6 +54,8 @@ def author(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copyfile(source, target)
     (folder / "config").mkdir()
     config = yaml.safe_load(TINY.read_text()) | {"experiment": "default", "model": {"source": "own", "name": "novels-1m"}}
+    # DVC wants to see every block that dvc.yaml names
+    config |= {"activations": {"source": "cache"}, "evaluation": {"batch_rows": 32}, "figures": {"pareto": {"dpi": 200}}}
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     shutil.copyfile(REPOSITORY / "config" / "novels-1m.yaml", folder / "config" / "novels-1m.yaml")
     shutil.copytree(finished / "model", folder / "data" / "models" / "novels-1m")
