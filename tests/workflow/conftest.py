@@ -31,7 +31,7 @@ def call(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedPr
 def snakemake(folder: Path, *arguments: str, config: Path | None = TINY, check: bool = True) -> str:
     """Run the repository's workflow in `folder`; returns what it printed."""
     chosen = [] if config is None else ["--configfile", str(config)]
-    command = ["snakemake", "--cores", "2", "--directory", str(folder), *arguments, *chosen]
+    command = ["snakemake", "--cores", "2", "--directory", str(folder), *chosen, *arguments]
     return call(*command, cwd=REPOSITORY, check=check).stdout
 
 
