@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 INSTALLED := $(VENV)/installed
 
-.PHONY: install figures test lint bench clean
+.PHONY: install figures test lint bench interop clean
 
 install: $(INSTALLED)
 
@@ -23,6 +24,17 @@ figures: install
 test: install
 	$(BIN)/python -m pytest
 
+# SAELens and sparsify need another transformer-lens and transformers than ours, so they have an environment of their own.
+interop: install $(PEERS)/installed
+	SAEWORKS_PEERS=$(PEERS)/bin/python $(BIN)/python -m pytest tests/interop
+
+$(PEERS)/installed: envs/peers-constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q torch==2.13.0 -c $<
+	$(PEERS)/bin/python -m pip install -q -c $< sae-lens eai-sparsify
+	$(PEERS)/bin/python -m pip install -q -c $< --no-deps dictionary-learning e2e_sae
+	touch $@
+
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -30,9 +42,14 @@ lint: install
 	$(BIN)/snakemake --lint
 	$(BIN)/saeworks document --root . --check
 
-bench: install
+# Half an hour on two quiet cores; the figures of a busy machine are worth little.
+bench: install $(PEERS)/installed
 	$(BIN)/python tests/benchmarks/activation_reads.py --out results/benchmarks/activation_reads.json
 	$(BIN)/python tests/benchmarks/sampling.py --out results/benchmarks/sampling.json
+	$(BIN)/python tests/benchmarks/training.py --peers $(PEERS)/bin/python --threads 1 2 --out results/benchmarks/training.json
+	$(BIN)/python tests/benchmarks/end_to_end.py --peers $(PEERS)/bin/python --threads 1 2 --out results/benchmarks/end_to_end.json
+	$(BIN)/python tests/benchmarks/together.py --out results/benchmarks/together.json
+	$(BIN)/python tests/benchmarks/gpu.py --out results/benchmarks/cuda.json
 
 clean:
-	rm -rf $(VENV) scratch logs data/prepared data/activations
+	rm -rf $(VENV) $(PEERS) scratch logs data/prepared data/activations

@@ -8,13 +8,20 @@ import pytest
 import torch
 
 from saeworks import losses
-from saeworks.losses import downstream_mse, l1_sparsity, logits_kl, reconstruction_mse
+from saeworks.losses import downstream_mse, logits_kl, reconstruction_mse
 
 _D, _V = 5, 7
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _assert_equal_with_gradients(value: torch.Tensor, expected: torch.Tensor, *wrt: torch.Tensor) -> None:
+    torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-14)
+    gradients = [torch.autograd.grad(v, wrt, allow_unused=True, materialize_grads=True) for v in (value, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-14)
 
 
 def _literal_mse(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -47,23 +54,162 @@ def test_reconstruction_of_a_known_case():
     assert reconstruction_mse(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 4.0]])).item() == 13 / 4
 
 
-@pytest.mark.parametrize("shape", [(9,), (1, 1), (4, 9), (2, 3, 9)])
-@pytest.mark.parametrize("d_in", [1, 6])
-def test_sparsity_is_the_mean_l1_norm_over_d_in(shape, d_in):
-    codes = _random(*shape).requires_grad_()
-    flat = codes.reshape(-1, shape[-1])
-    expected = sum(abs(flat[t, i]) for t in range(len(flat)) for i in range(shape[-1])) / len(flat) / d_in
-    value = l1_sparsity(codes, d_in)
-    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
-    ours, theirs = (torch.autograd.grad(v, codes)[0] for v in (value, expected))
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+@pytest.mark.parametrize("shape", [(1, 1), (1, _D), (3, 1), (3, _D)])
+def test_the_normalised_errors_equal_their_formulas(shape):
+    output, target = _random(*shape).requires_grad_(), _random(*shape, seed=1)
+    goals, places = target.tolist(), [(t, i) for t in range(shape[0]) for i in range(shape[1])]
+    norms = [sum(value**2 for value in row) ** 0.5 for row in goals]
+    by_norm = sum((output[t, i] - goals[t][i]) ** 2 / norms[t] for t, i in places) / len(places)
+    _assert_equal_with_gradients(losses.mse_by_input_norm(output, target), by_norm, output)
+    by_variance = sum((output[t, i] - goals[t][i]) ** 2 for t, i in places) / len(places) / 0.37
+    _assert_equal_with_gradients(
+        losses.mse_by_variance(output, target, torch.tensor(0.37, dtype=torch.float64)), by_variance, output
+    )
 
 
-def test_sparsity_does_not_depend_on_the_number_of_tokens_or_of_silent_features():
-    codes = _random(4, 9)
-    value = l1_sparsity(codes, 6)
-    torch.testing.assert_close(l1_sparsity(codes.repeat(5, 1), 6), value)
-    torch.testing.assert_close(l1_sparsity(torch.cat([codes, torch.zeros(4, 20)], dim=1), 6), value)
+def test_the_error_by_input_norm_is_linear_in_the_scale_of_the_activations():
+    output, target = _random(4, _D), _random(4, _D, seed=1)
+    value = losses.mse_by_input_norm(output, target)
+    torch.testing.assert_close(losses.mse_by_input_norm(7 * output, 7 * target), 7 * value)
+
+
+_PENALTIES = {
+    "l1": (lambda c, n, norms: losses.l1(c, n), lambda size, norm: size),
+    "lp": (lambda c, n, norms: losses.lp(c, n, 0.3), lambda size, norm: size**0.3),
+    "lp above 1": (lambda c, n, norms: losses.lp(c, n, 1.7), lambda size, norm: size**1.7),
+    "lp of 1": (lambda c, n, norms: losses.lp(c, n, 1.0), lambda size, norm: size),
+    "l1_decoder_norm": (losses.l1_decoder_norm, lambda size, norm: size * norm),
+    "tanh": (
+        lambda c, n, norms: losses.tanh_sparsity(c, n, norms, 2.5),
+        lambda size, norm: 1 - 2 / (torch.exp(2 * 2.5 * size * norm) + 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (4, 1), (4, 9)])
+@pytest.mark.parametrize("form", ["dense", "entries"])
+@pytest.mark.parametrize("name", _PENALTIES)
+def test_a_penalty_is_the_mean_over_tokens_of_a_sum_over_features(name, form, shape):
+    penalty, term = _PENALTIES[name]
+    mask = _random(*shape, seed=3) > -0.3
+    mask[0, 0] = True
+    codes, norms = (_random(*shape) * mask).requires_grad_(), _random(shape[1], seed=4).abs().requires_grad_()
+    rows, cols = mask.nonzero(as_tuple=True)  # zeros may be left out, or not
+    value = penalty(codes, shape[0], norms) if form == "dense" else penalty(codes[rows, cols], shape[0], norms[cols])
+    size = [[codes[t, f] if codes[t, f] > 0 else -codes[t, f] for f in range(shape[1])] for t in range(shape[0])]
+    expected = sum(term(size[t][f], norms[f]) for t, f in mask.nonzero().tolist()) / shape[0]
+    _assert_equal_with_gradients(value, expected, codes, norms)
+
+
+@pytest.mark.parametrize("name", _PENALTIES)
+def test_a_penalty_of_no_activation_is_zero_with_zero_gradient(name):
+    for codes in (torch.zeros(4, 9).double(), torch.zeros(0).double()):
+        codes.requires_grad_()
+        norms = torch.ones(9 if codes.dim() == 2 else 0).double()
+        value = _PENALTIES[name][0](codes, 4, norms)
+        value.backward()
+        assert value == 0
+        assert not codes.grad.any() and codes.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1.0, 2.0])
+def test_lp_at_zeros_has_a_finite_gradient_that_is_the_formula_elsewhere(p):
+    codes = torch.tensor([[0.0, 2.0, 0.0], [-0.5, 0.0, -0.0]], dtype=torch.float64, requires_grad=True)
+    losses.lp(codes, 2, p).backward()
+    expected = [[0, p * 2 ** (p - 1) / 2, 0], [-p * 0.5 ** (p - 1) / 2, 0, 0]]
+    torch.testing.assert_close(codes.grad, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_penalties_do_not_depend_on_the_number_of_tokens_or_of_silent_features():
+    codes, norms = _random(4, 9), _random(9, seed=1).abs()
+    for penalty, _ in _PENALTIES.values():
+        value = penalty(codes, 4, norms)
+        torch.testing.assert_close(penalty(codes.repeat(5, 1), 20, norms), value)
+        silent = torch.cat([codes, torch.zeros(4, 20)], dim=1)
+        torch.testing.assert_close(penalty(silent, 4, torch.cat([norms, torch.ones(20)])), value)
+
+
+def test_the_tanh_penalty_is_between_l0_and_l1():
+    codes, norms = _random(4, 9), _random(9, seed=1).abs() + 0.1
+    small, large = losses.tanh_sparsity(codes, 4, norms, 1e-5), losses.tanh_sparsity(codes, 4, norms, 1e5)
+    torch.testing.assert_close(small / 1e-5, losses.l1_decoder_norm(codes, 4, norms), rtol=1e-6, atol=0)
+    assert large.item() == pytest.approx(9, rel=1e-9)
+
+
+# dead features
+
+
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("d", [1, _D])
+def test_auxk_is_the_error_at_the_residual_by_its_size(n, d):
+    residual, reconstruction = _random(n, d).requires_grad_(), _random(n, d, seed=1).requires_grad_()
+    value = losses.auxk_loss(residual, reconstruction)
+    goals = residual.tolist()
+    expected = sum(
+        sum((reconstruction[t, i] - goals[t][i]) ** 2 for i in range(d)) / sum(goals[t][i] ** 2 for i in range(d))
+        for t in range(n)
+    )
+    _assert_equal_with_gradients(value, expected / n, reconstruction)
+    assert torch.autograd.grad(losses.auxk_loss(residual, reconstruction), residual, allow_unused=True) == (None,)
+
+
+def test_auxk_of_a_token_without_error_is_zero_with_zero_gradient():
+    residual, reconstruction = _random(3, _D), _random(3, _D, seed=1).requires_grad_()
+    residual[1] = 0
+    value = losses.auxk_loss(residual, reconstruction)
+    (gradient,) = torch.autograd.grad(value, reconstruction)
+    others = [0, 2]
+    torch.testing.assert_close(value, losses.auxk_loss(residual[others], reconstruction[others]) * 2 / 3, rtol=1e-12, atol=0)
+    assert gradient[others].all() and not gradient[1].any()
+    assert losses.auxk_loss(residual * 0, reconstruction) == 0
+
+
+def test_auxk_of_nothing_is_one():
+    assert losses.auxk_loss(_random(3, _D), torch.zeros(3, _D)).item() == pytest.approx(1, rel=1e-12)
+
+
+def _literal_ghost(residual: torch.Tensor, ghost: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """The formulas of Bloom's code (3 and 9 February 2024), with every constant a plain number."""
+    n, d = residual.shape
+    r, g, mse = residual.tolist(), ghost.tolist(), error.tolist()
+    mean = [sum(r[t][i] for t in range(n)) / n for i in range(d)]
+    total = 0.0
+    for t in range(n):
+        scale = sum(v**2 for v in r[t]) ** 0.5 / (2 * sum(v**2 for v in g[t]) ** 0.5 + 1e-6)
+        divisor = max(sum((r[t][i] - mean[i]) ** 2 for i in range(d)) ** 0.5, 1e-6)
+        for i in range(d):
+            element = (ghost[t, i] * scale - r[t][i]) ** 2 / divisor
+            total = total + mse[t][i] / (element.item() + 1e-6) * element
+    return total / n / d
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+@pytest.mark.parametrize("d", [1, _D])
+def test_ghost_gradients_equal_the_literal_formula_and_reach_the_ghost_only(n, d):
+    tensors = [_random(n, d), 3 * _random(n, d, seed=1), _random(n, d, seed=2).square()]
+    residual, ghost, error = (t.requires_grad_() for t in tensors)
+    _assert_equal_with_gradients(losses.ghost_gradients(residual, ghost, error), _literal_ghost(residual, ghost, error), ghost)
+    value = losses.ghost_gradients(residual, ghost, error)
+    assert torch.autograd.grad(value, (residual, error), allow_unused=True) == (None, None)
+    assert torch.autograd.grad(losses.ghost_gradients(residual, ghost, error), ghost)[0].any()
+
+
+def test_the_ghost_loss_has_the_value_of_the_error():
+    residual, error = _random(6, _D), _random(6, _D, seed=2).square()
+    value = losses.ghost_gradients(residual, _random(6, _D, seed=1), error)
+    assert value.item() == pytest.approx(error.mean().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("residual", [_random(4, _D), torch.zeros(4, _D).double()], ids=["error", "no error"])
+@pytest.mark.parametrize("ghost", [_random(4, _D), torch.zeros(4, _D).double()], ids=["ghost", "no ghost"])
+def test_ghost_gradients_are_finite_at_zeros(residual, ghost):
+    ghost = ghost.clone().requires_grad_()
+    value = losses.ghost_gradients(residual, ghost, residual.square())
+    value.backward()
+    assert value.isfinite() and ghost.grad.isfinite().all()
+
+
+# end to end
 
 
 def test_downstream_reconstruction_is_the_mean_over_the_listed_layers():

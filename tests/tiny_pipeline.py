@@ -9,7 +9,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from saeworks.config.corpus import SampledCorpus
-from saeworks.config.training import RunSpec
+from saeworks.config.training import TOPK_FAMILY, RunSpec
 from saeworks.lm.corpus import build_corpus
 from saeworks.lm.decoder import Architecture, Decoder
 from saeworks.store.files import sha256_file, write_json
@@ -98,7 +98,10 @@ def write_corpus(folder: Path, model: Path, train_rows: int = 30, eval_rows: int
 
 
 def run_spec(objective: str = "local", **changes: object) -> RunSpec:
-    """A run of 40 steps; `changes` go to the spec or to its training settings, whichever has the key."""
+    """A run of 40 steps; `changes` go to the spec or to its training settings, whichever has the key.
+
+    The TopK family gets k = 4 in the place of the sparsity coefficient.
+    """
     training = {
         "d_sae": 24,
         "n_tokens": 40 * 4 * CONTEXT,
@@ -108,7 +111,8 @@ def run_spec(objective: str = "local", **changes: object) -> RunSpec:
         "checkpoint_every": 7,
         "dead_window_tokens": 200,
     }
-    fields = {"name": "tiny-run", "group": "tiny", "hook_point": HOOK, "objective": objective, "sparsity_coeff": 0.2, "seed": 0}
+    sparsity = {"k": 4} if changes.get("architecture") in TOPK_FAMILY else {"sparsity_coeff": 0.2}
+    fields = {"name": "tiny-run", "group": "tiny", "hook_point": HOOK, "objective": objective, "seed": 0, **sparsity}
     for key, value in changes.items():
-        (fields if key in fields else training)[key] = value
+        (fields if key in RunSpec.model_fields else training)[key] = value
     return RunSpec.model_validate({**fields, "training": training})

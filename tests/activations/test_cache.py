@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.activations.conftest import PARTS, WIDE
 from tests.tiny_pipeline import CONTEXT, D_MODEL, HOOK, N_LAYERS, tiny_decoder, write_corpus, write_model
 
 from saeworks.activations import cache as module
@@ -18,6 +19,7 @@ from saeworks.activations.cache import ActivationCache, identity, write_cache
 from saeworks.config.activations import ActivationsConfig
 from saeworks.lm.corpus import load_rows
 from saeworks.lm.decoder import Decoder
+from saeworks.lm.prepare import load_model
 from saeworks.store import files
 from saeworks.store.errors import UserError
 
@@ -114,16 +116,70 @@ def test_every_hook_point_is_written_in_one_pass_of_the_model(write, tiny_corpus
         _assert_stored(cache.sequences(0, _ROWS), _literal(tiny_corpus, layer)[cache.sequence_order], "float32")
 
 
-def test_the_model_runs_no_further_than_the_deepest_hook_point(write, monkeypatch):
-    deepest, real = [], Decoder.blocks
+@pytest.mark.parametrize(
+    ("hooks", "attentions", "mlps"),
+    [
+        (["blocks.0.hook_resid_pre"], [], []),
+        (["blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre"], [0, 1], [0, 1]),
+        (["blocks.1.hook_resid_post"], [0, 1], [0, 1]),
+        (["blocks.1.attn.hook_z", "blocks.1.hook_resid_mid", "blocks.0.hook_mlp_out"], [0, 1], [0]),
+    ],
+)
+def test_the_model_runs_no_further_than_the_deepest_hook_point(write, monkeypatch, hooks, attentions, mlps):
+    ran = {"_attention": set(), "_mlp": set()}
+    for part, real in [(part, getattr(Decoder, part)) for part in ran]:
+        monkeypatch.setattr(
+            Decoder, part, lambda self, layer, *args, part=part, real=real: ran[part].add(layer) or real(self, layer, *args)
+        )
+    write(*hooks)
+    assert [sorted(ran[part]) for part in ran] == [attentions, mlps]
 
-    def blocks(self, resid, start, stop, capture=(), cache=None):
-        deepest.append(stop)
-        return real(self, resid, start, stop, capture, cache)
 
-    monkeypatch.setattr(Decoder, "blocks", blocks)
-    write("blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre")
-    assert set(deepest) == {2}
+def _values(folder: Path, corpus: Path, hook: str) -> torch.Tensor:
+    """Activations (rows, context, d_in) of the model in `folder`, one row at a time."""
+    model, rows = load_model(folder), [torch.from_numpy(row.astype(np.int64))[None] for row in load_rows(corpus, "train")]
+    return torch.cat([model.hook_values(row, [hook])[hook] for row in rows])
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+def test_hook_points_of_several_widths_are_cached_together(tmp_path, wide_heads, tiny_corpus, capsys, dtype):
+    widths = dict.fromkeys(PARTS, D_MODEL) | {"blocks.1.attn.hook_z": WIDE}
+    hooks = [*PARTS, "blocks.1.hook_resid_mid", "blocks.1.hook_resid_mid"]  # one that is named twice is written once
+    widths["blocks.1.hook_resid_mid"] = D_MODEL
+    write_cache(_config(dtype=dtype), hooks, wide_heads, tiny_corpus, tmp_path / "cache")
+    arrays = [np.load(path, mmap_mode="r") for path in (tmp_path / "cache").glob("blocks*/*.npy")]
+    size = sum(array.nbytes for array in arrays)
+    said = f"4 hook point(s), 360 tokens x {3 * D_MODEL + WIDE} values = {files.human_bytes(size)}"
+    assert said in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "cache" / "manifest.json").read_text())
+    assert {hook: stored["d_in"] for hook, stored in manifest["hook_points"].items()} == widths
+    for hook, d_in in widths.items():
+        cache = ActivationCache(tmp_path / "cache", hook)
+        assert (cache.d_in, cache.mean.shape) == (d_in, (d_in,))
+        expected = _values(wide_heads, tiny_corpus, hook).to(_TORCH[dtype])
+        _assert_stored(cache.sequences(0, _ROWS), expected[cache.sequence_order], dtype)
+        _assert_stored(cache.tokens(0, 360), expected.flatten(0, 1)[cache.token_order], dtype)
+
+
+def test_the_space_needed_counts_each_hook_point_s_own_width(tmp_path, wide_heads, tiny_corpus, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    write_cache(_config(), [HOOK], wide_heads, tiny_corpus, tmp_path / "cache")
+    needed = WIDE * 32 * CONTEXT * 4 + _ROWS * (CONTEXT + 1) * 8  # the heads alone; the last shard counts as a whole one
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage(1 << 40, 0, needed - 1))
+    with pytest.raises(UserError, match=f"needs {files.human_bytes(needed)} "):
+        write_cache(_config(), [HOOK, "blocks.1.attn.hook_z"], wide_heads, tiny_corpus, tmp_path / "cache")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage(1 << 40, 0, needed))
+    write_cache(_config(), [HOOK, "blocks.1.attn.hook_z"], wide_heads, tiny_corpus, tmp_path / "cache")
+
+
+def test_the_same_sequences_are_read_at_several_hook_points(write):
+    cache = ActivationCache(folder := write(HOOK, _LAST), HOOK)
+    values = cache.sequences_at(27, 8, [_LAST, HOOK])
+    assert list(values) == [_LAST, HOOK]
+    for hook, value in values.items():
+        assert torch.equal(value, ActivationCache(folder, hook).sequences(27, 8))
+    with pytest.raises(UserError, match=rf"does not hold blocks\.0\.hook_mlp_out; it holds {HOOK}, {_LAST}"):
+        cache.sequences_at(0, 1, ["blocks.0.hook_mlp_out"])
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
@@ -158,7 +214,7 @@ def test_the_manifest_says_what_the_rows_depend_on(write, tiny_model, tiny_corpu
 
 def test_equal_settings_give_equal_bytes_and_the_size_is_announced(write, capsys):
     first = _bytes(write(name="first"))
-    assert f"1 hook point(s) x 360 tokens x {D_MODEL} = 22.5 KiB" in capsys.readouterr().out
+    assert f"1 hook point(s), 360 tokens x {D_MODEL} values = 22.5 KiB" in capsys.readouterr().out
     assert _bytes(write(name="second")) == first
 
 
@@ -333,19 +389,19 @@ def test_a_hook_point_that_is_not_cached_is_one_sentence_with_those_that_are(wri
 @pytest.mark.parametrize(
     ("hook", "near"),
     [
-        ("blocks.9.hook_resid_pre", "blocks.2.hook_resid_pre, blocks.3.hook_resid_pre, blocks.3.hook_resid_post"),
-        (
-            "blocks.1.hook_mlp_out",
-            "blocks.0.hook_resid_pre, blocks.1.hook_resid_pre, blocks.2.hook_resid_pre, blocks.1.hook_resid_post",
-        ),
-        ("nonsense", "blocks.0.hook_resid_pre, blocks.1.hook_resid_pre, blocks.0.hook_resid_post"),
+        ("blocks.9.hook_resid_pre", "blocks.2.hook_resid_pre, blocks.3.hook_resid_pre, blocks.3.hook_resid_mid"),
+        ("blocks.1.hook_z", "blocks.0.hook_resid_pre, blocks.1.hook_resid_pre, blocks.2.hook_resid_pre, blocks.1.hook_resid_mid"),
+        ("nonsense", "blocks.0.hook_resid_pre, blocks.1.hook_resid_pre, blocks.0.hook_resid_mid"),
     ],
 )
 def test_an_unknown_hook_point_is_one_sentence_with_valid_ones_near_it(write, tmp_path, hook, near):
     with pytest.raises(UserError) as caught:
         write(HOOK, hook)
     message = str(caught.value)
-    assert repr(hook) in message and f"valid ones near it: {near}." in message and "\n" not in message
+    at = near[-len("blocks.0.hook_resid_mid") :].removesuffix("hook_resid_mid")
+    near += "".join(f", {at}{name}" for name in ("hook_resid_post", "hook_mlp_out", "hook_attn_out", "attn.hook_z"))
+    assert message.startswith(f"hook point {hook!r} does not exist in this model of {N_LAYERS} blocks")
+    assert f"valid ones near it: {near}." in message and "\n" not in message
     assert not (tmp_path / "cache").exists()
 
 

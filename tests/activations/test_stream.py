@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.activations.conftest import PARTS, WIDE
 from tests.tiny_pipeline import CONTEXT, D_MODEL, HOOK, N_LAYERS
 
 from saeworks.activations.cache import ActivationCache, write_cache
 from saeworks.activations.stream import ActivationStream, open_activations
 from saeworks.config.activations import ActivationsConfig
+from saeworks.lm.decoder import Decoder
 from saeworks.store.errors import UserError
 
 _ROWS = 30
@@ -49,6 +51,31 @@ def test_the_stream_equals_the_cache_at_both_ends_of_the_model(tmp_path, tiny_mo
     cache, stream = _both(tmp_path, tiny_model, tiny_corpus, hook)
     _assert_same(stream.tokens(100, 300), cache.tokens(100, 300), "float32")
     _assert_same(stream.sequences(25, 10), cache.sequences(25, 10), "float32")
+
+
+@pytest.mark.parametrize("hook", PARTS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_stream_equals_the_cache_at_the_parts_of_a_block(tmp_path, wide_heads, tiny_corpus, hook, dtype):
+    cache, stream = _both(tmp_path, wide_heads, tiny_corpus, hook, dtype=dtype, block_rows=7)
+    assert cache.d_in == stream.d_in == (WIDE if hook.endswith("z") else D_MODEL)
+    _assert_same(stream.tokens(40, 350), cache.tokens(40, 350), dtype)
+    _assert_same(stream.sequences(25, 10), cache.sequences(25, 10), dtype)
+
+
+def test_several_hook_points_of_the_same_sequences_come_from_one_pass(tmp_path, wide_heads, tiny_corpus, monkeypatch):
+    config, names = ActivationsConfig(batch_rows=4), [PARTS[-1], "blocks.1.hook_resid_mid"]
+    write_cache(config, names, wide_heads, tiny_corpus, tmp_path / "cache")
+    cache = open_activations(config, names[0], tmp_path / "cache", wide_heads, tiny_corpus)
+    streamed = config.model_copy(update={"source": "stream"})
+    stream = open_activations(streamed, names[0], tmp_path / "cache", wide_heads, tiny_corpus)
+    passes, real = [], Decoder.embed
+    monkeypatch.setattr(Decoder, "embed", lambda self, tokens: passes.append(len(tokens)) or real(self, tokens))
+    ours, theirs = stream.sequences_at(28, 7, names), cache.sequences_at(28, 7, names)
+    assert passes == [4, 3]
+    assert list(ours) == list(theirs) == names
+    for name in names:
+        _assert_same(ours[name], theirs[name], "float32")
+    assert torch.equal(ours[names[0]], stream.sequences(28, 7))
 
 
 def test_both_describe_the_same_data(tmp_path, tiny_model, tiny_corpus):

@@ -38,11 +38,10 @@ def make_cache(folder: Path, n_rows: int, context: int, d_in: int, shards: int) 
     np.save(folder / "token_order.npy", token_order(order, context, None, 0).numpy())
     manifest = {
         "identity": {"context": context, "n_rows": n_rows},
-        "d_in": d_in,
         "dtype": "float32",
         "rows_per_shard": rows_per_shard,
         "orders": {name: sha256_file(folder / f"{name}.npy") for name in ("sequence_order", "token_order")},
-        "hook_points": {hook: {"layer": 0, "mean": [0.0] * d_in, "rms_norm": d_in**0.5, "shards": files}},
+        "hook_points": {hook: {"layer": 0, "d_in": d_in, "mean": [0.0] * d_in, "rms_norm": d_in**0.5, "shards": files}},
     }
     write_json(folder / "manifest.json", manifest)
 

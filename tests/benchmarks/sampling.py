@@ -27,7 +27,11 @@ def main() -> None:
     out = parser.parse_args().out
     experiment = parse_experiment(yaml.safe_load(Path("config/config.yaml").read_text()))
     corpus = experiment.corpus
-    model = load_model(Path("data/prepared") / experiment.model_key())
+    folder = Path("data/prepared") / experiment.model_key()
+    if not folder.exists():
+        print(f"{folder} is not there; `make figures` prepares it, and tests/benchmarks/sampling.py measures nothing without it.")
+        return
+    model = load_model(folder)
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from saeworks.config.experiment import PretrainExperiment, parse_experiment
-from saeworks.config.training import RunSpec
+from saeworks.config.recipes import PRESETS
+from saeworks.config.training import TOPK_FAMILY, Preset, RunSpec, TrainingConfig
 from saeworks.store.errors import UserError
 
 _SMALL = {
@@ -24,6 +26,8 @@ _SMALL = {
         "e2e": {"objective": "e2e", "hook_points": ["blocks.4.hook_resid_pre"], "sparsity_coeffs": [1]},
     },
 }
+_HOOK = "blocks.4.hook_resid_pre"
+_TUNED = {"objective": "finetune", "hook_points": [_HOOK], "sparsity_coeffs": [1], "start_from": "local"}
 _TEXT = {"source": "text", "files": ["a.txt"]}
 _HUB = {"source": "hub", "name": "owner/corpus"}
 
@@ -68,7 +72,7 @@ _FAULTS = [
     ),
     (
         "runs/local/objective", "locl",
-        "configuration key `runs.local.objective` is 'locl'; it must be one of local, e2e, e2e_ds (did you mean 'local'?).",
+        "configuration key `runs.local.objective` is 'locl'; it must be one of local, e2e, e2e_ds, finetune (did you mean 'local'?).",
     ),
     (
         "activations/dtype", "int8",
@@ -95,11 +99,11 @@ _FAULTS = [
     ("runs/local/seeds", [0, 0], "configuration block `runs`: `local.seeds` lists a value twice."),
     (
         "runs/local/training", {"kl_coeff": 3},
-        "`runs.local.training.kl_coeff` has no effect on objective `local`; remove it.",
+        "`runs.local.training.kl_coeff` has no effect on objective `local` with architecture `relu`; remove it.",
     ),
     (
         "runs/e2e/training", {"downstream_layers": [5]},
-        "`runs.e2e.training.downstream_layers` has no effect on objective `e2e`; remove it.",
+        "`runs.e2e.training.downstream_layers` has no effect on objective `e2e` with architecture `relu`; remove it.",
     ),
     (
         "runs/e2e/training", {"batch_tokens": 100},
@@ -109,6 +113,114 @@ _FAULTS = [
     (
         "runs/local/training", {"n_tokens": 100},
         "`n_tokens` of group `local` is 100, less than one batch of 1024 (`batch_tokens`); raise it.",
+    ),
+    # recipes
+    (
+        "training/preset", "gao2025",
+        "configuration key `training.preset` is 'gao2025'; it must be one of braun2024, bloom2024, gao2024, gated2024, "
+        "anthropic-april2024, batchtopk2024 (did you mean 'gao2024' or 'gated2024'?).",
+    ),
+    (
+        "runs/local/training", {"architecture": "top_k"},
+        "configuration key `runs.local.training.architecture` is 'top_k'; it must be one of relu, topk, batch_topk, "
+        "matryoshka_batch_topk, gated, jumprelu (did you mean 'topk'?).",
+    ),
+    (
+        "runs/local/training", {"penalty": "l1", "tanh_scale": 2},
+        "`runs.local.training.tanh_scale` has no effect on objective `local` with architecture `relu`, penalty `l1`; remove it.",
+    ),
+    (
+        "runs/local/training", {"jumprelu_bandwidth": 0.1},
+        "`runs.local.training.jumprelu_bandwidth` has no effect on objective `local` with architecture `relu`; remove it.",
+    ),
+    ("training/auxk_coeff", 0.1, "`training.auxk_coeff` has no effect on any run of this experiment; remove it."),
+    ("training/downstream_layers", [5], "`training.downstream_layers` has no effect on any run of this experiment; remove it."),
+    (
+        "training/weight_ema", 1,
+        "configuration key `training.weight_ema` is 1: input should be less than 1.",
+    ),
+    # sparsity
+    ("runs/local/k", [4], "group `local` has architecture `relu`: set `sparsity_coeffs` and not `k`."),
+    ("runs/local/sparsity_coeffs", ..., "group `local` has architecture `relu`: set `sparsity_coeffs` and not `k`."),
+    (
+        "runs/local/training", {"architecture": "topk"},
+        "group `local` has architecture `topk`: set `k` and not `sparsity_coeffs`.",
+    ),
+    ("runs/local/k", [4, 4], "configuration block `runs`: `local.k` lists a value twice."),
+    (
+        "runs/topk", {"objective": "local", "hook_points": [_HOOK], "k": [64, 65], "training": {"architecture": "topk"}},
+        "group `topk` asks for k = 65, more than its 64 features (`d_sae`); lower it.",
+    ),
+    (
+        "runs/topk", {"objective": "local", "hook_points": [_HOOK], "k": [3], "training": {"architecture": "topk", "penalty": "l1"}},
+        "`runs.topk.training.penalty` has no effect on objective `local` with architecture `topk`, penalty `l1`; remove it.",
+    ),
+    (
+        "runs/local/training", {"penalty": "l0"},
+        "`penalty` of group `local` is `l0`, which has a gradient for architecture `jumprelu` only; choose another.",
+    ),
+    (
+        "runs/m",
+        {
+            "objective": "local", "hook_points": [_HOOK], "k": [3],
+            "training": {"architecture": "matryoshka_batch_topk", "matryoshka_fractions": [0.5, 0.25]},
+        },
+        "`matryoshka_fractions` of group `m` add up to 0.75; make it 1.",
+    ),
+    # end to end
+    (
+        "runs/ds",
+        {
+            "objective": "e2e_ds", "hook_points": [_HOOK], "sparsity_coeffs": [3],
+            "training": {"downstream_layers": [5], "downstream_next": 1},
+        },
+        "group `ds` sets both `downstream_layers` and `downstream_next`; keep one.",
+    ),
+    (
+        "runs/e2e/training", {"kl_coeff": 0},
+        "every coefficient of group `e2e` is 0, so that it would learn nothing; raise `kl_coeff`.",
+    ),
+    (
+        "runs/local/hook_points", ["blocks.4.hook_resid_prae"],
+        "configuration key `runs.local.hook_points.0` is 'blocks.4.hook_resid_prae': string should match pattern "
+        r"'^blocks\.\d+\.(hook_resid_pre|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$'.",
+    ),
+    # finetuning
+    (
+        "runs/local/start_from", "e2e",
+        "`runs.local.start_from` belongs to objective `finetune`, and to it alone; add or remove it.",
+    ),
+    (
+        "runs/tuned", {"objective": "finetune", "hook_points": [_HOOK], "sparsity_coeffs": [1]},
+        "`runs.tuned.start_from` belongs to objective `finetune`, and to it alone; add or remove it.",
+    ),
+    (
+        "runs/tuned", _TUNED | {"start_from": "locl"},
+        "`runs.tuned.start_from` is 'locl', which is no group of runs trained from the beginning; name one.",
+    ),
+    (
+        "runs/tuned", _TUNED | {"start_from": "tuned"},
+        "`runs.tuned.start_from` is 'tuned', which is no group of runs trained from the beginning; name one.",
+    ),
+    *(
+        (
+            "runs/tuned", _TUNED | change,
+            f"group `tuned` starts from run {run}, which is not among the runs before it; "
+            "add that hook point, sparsity and seed to group `local`, and write the group first.",
+        )
+        for change, run in [
+            ({"sparsity_coeffs": [2]}, f"{_HOOK}/local-c2-s0"),
+            ({"seeds": [1]}, f"{_HOOK}/local-c1-s1"),
+            ({"hook_points": ["blocks.2.hook_resid_pre"]}, "blocks.2.hook_resid_pre/local-c1-s0"),
+        ]
+    ),
+    (
+        "runs/tuned", _TUNED | {"training": {"d_sae": 32}},
+        "`runs.tuned.training.d_sae` has no effect on objective `finetune` with architecture `relu`; remove it.",
+    ),
+    (
+        "runs/tuned", _TUNED | {"training": {"downstream_layers": [5]}},
+        "`runs.tuned.training.downstream_layers` has no effect on objective `finetune` with architecture `relu`; remove it.",
     ),
 ]  # fmt: skip
 
@@ -174,7 +286,7 @@ _GPT2 = {"source": "hub", "name": "gpt2"}
 @pytest.mark.parametrize("change", [("corpus", _TEXT), ("corpus", _HUB), ("model", _GPT2), ("training/lr", 0.1)])
 def test_a_round_trip_through_json_gives_an_equal_experiment_and_equal_runs(change):
     experiment = parse_experiment(_changed(*change))
-    again = parse_experiment(json.loads(json.dumps(experiment.model_dump())))
+    again = parse_experiment(json.loads(json.dumps(experiment.model_dump(exclude_unset=True))))
     assert again == experiment
     assert (again.model_key(), again.activations_key()) == (experiment.model_key(), experiment.activations_key())
     for spec in experiment.run_specs():
@@ -257,3 +369,109 @@ def test_a_shared_setting_reaches_only_the_runs_that_use_it():
     }
     for name, spec in plain.items():
         assert (changed[name] == spec) == (spec.objective == "local")
+
+
+# recipes
+
+
+def _training(group: dict[str, Any] | None = None, **block: Any) -> TrainingConfig:
+    """Settings of a run under a training block and the `training` of its group."""
+    run = {"objective": "local", "hook_points": [_HOOK], "sparsity_coeffs": [1], "training": group or {}}
+    architecture = PRESETS[block.get("preset", "braun2024")] | block | PRESETS[run["training"].get("preset", "braun2024")]
+    if (architecture | run["training"]).get("architecture") in TOPK_FAMILY:
+        run |= {"sparsity_coeffs": None, "k": [3]}
+    values = _SMALL | {"training": {"d_sae": 64, "n_tokens": 8192, "batch_tokens": 1024} | block, "runs": {"group": run}}
+    return parse_experiment(values).run_specs()[0].training
+
+
+@pytest.mark.parametrize(
+    ("preset", "values"),
+    [
+        ("braun2024", {"architecture": "relu", "decoder": "normalised", "lr": 5e-4, "schedule": "cosine", "warmup_fraction": 0.05}),
+        ("braun2024", {"mse_norm": "d_in", "pre_bias": False, "grad_clip": 10.0, "final_lr_fraction": 0.1, "adam_beta2": 0.999}),
+        ("braun2024", {"decoder_init": "orthogonal", "encoder_init": "linear", "dead_features": "none"}),
+        ("bloom2024", {"mse_norm": "input_norm", "lr": 4e-4, "dead_features": "ghost_grads", "decoder_bias_init": "geometric_median"}),
+        ("bloom2024", {"pre_bias": True, "decoder": "renormalised", "encoder_init": "kaiming", "dead_window_tokens": 20_480_000}),
+        ("gao2024", {"architecture": "topk", "mse_norm": "variance", "dead_features": "auxk", "auxk_coeff": 1 / 32, "lr": 1e-4}),
+        ("gao2024", {"adam_eps": 6.25e-10, "weight_ema": 0.999, "activation_scale": "layer_norm", "dead_window_tokens": 10_000_000}),
+        ("gao2024", {"statistics_tokens": 32_768, "encoder_init": "transpose", "schedule": "constant", "topk_relu": True}),
+        ("gated2024", {"architecture": "gated", "lr": 3e-4, "adam_beta1": 0.0, "dead_features": "resample"}),
+        ("anthropic-april2024", {"penalty": "l1_decoder_norm", "decoder": "free", "lr": 5e-5, "grad_clip": 1.0}),
+        ("anthropic-april2024", {"sparsity_warmup_fraction": 0.05, "schedule": "linear_tail", "tail_fraction": 0.2}),
+        ("anthropic-april2024", {"final_lr_fraction": 0.0, "decoder_init_norm": 0.1, "activation_scale": "norm"}),
+        ("batchtopk2024", {"architecture": "batch_topk", "lr": 3e-4, "adam_beta2": 0.99, "auxk_k": 512}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["block", "group"])
+def test_a_preset_gives_the_paper_s_values_and_leaves_the_budget_alone(preset, values, where):
+    training = _training(preset=preset) if where == "block" else _training({"preset": preset})
+    assert {key: getattr(training, key) for key in values} == values
+    assert (training.d_sae, training.n_tokens, training.batch_tokens, training.preset) == (64, 8192, 1024, None)
+
+
+def test_presets_are_checked_against_the_settings_there_are():
+    assert PRESETS.keys() == set(typing.get_args(Preset))
+    for values in PRESETS.values():
+        TrainingConfig.model_validate(values)
+        assert not values.keys() & {"d_sae", "n_tokens", "batch_tokens", "log_every", "checkpoint_every", "preset"}
+
+
+@pytest.mark.parametrize(
+    ("block", "group", "expected"),
+    [
+        ({}, {}, (5e-4, 10.0)),  # defaults
+        ({"preset": "anthropic-april2024"}, {}, (5e-5, 1.0)),
+        ({"preset": "anthropic-april2024", "lr": 1.0}, {}, (1.0, 1.0)),
+        ({"preset": "anthropic-april2024", "lr": 1.0}, {"lr": 2.0}, (2.0, 1.0)),
+        ({"lr": 1.0, "grad_clip": 7.0}, {"preset": "anthropic-april2024"}, (5e-5, 1.0)),
+        ({"lr": 1.0, "grad_clip": 7.0}, {"preset": "anthropic-april2024", "lr": 2.0}, (2.0, 1.0)),
+        ({"preset": "anthropic-april2024", "grad_clip": 7.0}, {"preset": "bloom2024"}, (4e-4, None)),
+        ({"preset": "bloom2024", "grad_clip": 7.0}, {"lr": 2.0}, (2.0, 7.0)),
+        ({"lr": 1.0}, {"preset": "braun2024"}, (1.0, 10.0)),  # which says nothing beyond the defaults
+    ],
+)
+def test_the_order_is_defaults_preset_block_group_preset_group(block, group, expected):
+    training = _training(group, **block)
+    assert (training.lr, training.grad_clip) == expected
+
+
+def test_a_key_that_a_preset_brings_and_the_group_has_no_use_for_is_left_out():
+    training = _training({"preset": "gao2024", "dead_features": "none"})
+    assert (training.auxk_k, training.auxk_coeff) == (None, 1 / 32)
+    training = _training({"preset": "anthropic-april2024", "schedule": "constant"})
+    assert training.final_lr_fraction == TrainingConfig().final_lr_fraction
+
+
+def test_runs_with_k_are_named_after_it():
+    group = {"objective": "local", "hook_points": [_HOOK], "k": [8, 4], "seeds": [0, 1], "training": {"architecture": "topk"}}
+    specs = parse_experiment(_SMALL | {"runs": {"topk": group}}).run_specs()
+    assert [(s.name, s.k, s.sparsity_coeff) for s in specs] == [
+        ("topk-k8-s0", 8, None), ("topk-k8-s1", 8, None), ("topk-k4-s0", 4, None), ("topk-k4-s1", 4, None)
+    ]  # fmt: skip
+
+
+def test_a_finetuned_group_continues_the_runs_and_the_settings_of_another():
+    base = {
+        "objective": "e2e_ds",
+        "hook_points": [_HOOK, "blocks.2.hook_resid_pre"],
+        "sparsity_coeffs": [1, 3],
+        "seeds": [0, 1],
+        "training": {"pre_bias": True, "kl_coeff": 0.25, "downstream_coeff": 9.0, "decoder_init": "kaiming", "lr": 1e-3},
+    }
+    tuned = {"objective": "finetune", "hook_points": [_HOOK], "sparsity_coeffs": [3], "seeds": [1], "start_from": "base"}
+    tuned["training"] = {"lr": 5e-5, "n_tokens": 2048}
+    specs = parse_experiment(_SMALL | {"runs": {"base": base, "tuned": tuned}}).run_specs()
+    spec = specs[-1]
+    assert (len(specs), spec.name, spec.start_from, spec.objective) == (9, "tuned-c3-s1", "base-c3-s1", "finetune")
+    training = spec.training
+    assert (training.pre_bias, training.d_sae, training.lr, training.n_tokens) == (True, 64, 5e-5, 2048)
+    assert (training.kl_coeff, training.downstream_coeff, training.reconstruction_coeff) == (None, None, None)  # of the objective
+    assert training.decoder_init == TrainingConfig().decoder_init  # has no effect
+
+
+def test_a_setting_of_the_block_that_one_group_uses_is_no_error():
+    runs = _SMALL["runs"] | {
+        "aux": {"objective": "local", "hook_points": [_HOOK], "sparsity_coeffs": [1], "training": {"dead_features": "auxk"}}
+    }
+    specs = parse_experiment(_SMALL | {"runs": runs, "training": _SMALL["training"] | {"auxk_coeff": 0.5}}).run_specs()
+    assert {spec.group: spec.training.auxk_coeff for spec in specs} == {"local": 1 / 32, "e2e": 1 / 32, "aux": 0.5}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +10,45 @@ import pandas as pd
 import pytest
 
 HOOK = "blocks.4.hook_resid_pre"
-COEFFS = {"local": [1, 3, 6, 9], "e2e": [0.5, 1.5, 3], "e2e_ds": [5, 20, 50]}
+COEFFS = {"local": [1, 3, 6, 9], "e2e": [0.5, 1.5, 3], "e2e_ds": [5, 20, 50], "finetune": [1, 3, 6]}
+KS = [64, 32, 16]  # in the place of the coefficients for the TopK family
 # Mean nearest-neighbour cosine (within, across seeds), factors of CE increase and of MSE against local.
-PATTERN = {"local": (0.60, 0.93, 1.0, 1.0), "e2e": (0.44, 0.55, 0.4, 20.0), "e2e_ds": (0.56, 0.90, 0.42, 2.0)}
+PATTERN = {
+    "local": (0.60, 0.93, 1.0, 1.0),
+    "e2e": (0.44, 0.55, 0.4, 20.0),
+    "e2e_ds": (0.56, 0.90, 0.42, 2.0),
+    "finetune": (0.58, 0.91, 0.5, 1.5),
+}
+GAIN = {"relu": 1.0, "topk": 0.7, "gated": 0.85, "jumprelu": 0.75, "batch_topk": 0.65, "matryoshka_batch_topk": 0.8}  # of CE
 
 
-def synthetic_tables(folder: Path, hook_points=(HOOK,), objectives=("local", "e2e", "e2e_ds"), seeds=(0, 1), n_layers=8) -> Path:
+def synthetic_tables(
+    folder: Path,
+    hook_points=(HOOK,),
+    objectives=("local", "e2e", "e2e_ds"),
+    seeds=(0, 1),
+    n_layers=8,
+    architectures=("relu",),
+) -> Path:
     """Write all tables; every second-and-later seed exists for the middle coefficient only."""
     rng = np.random.default_rng(0)
     runs, fidelity, selection, geometry, nearest = [], [], [], [], []
     for hook in hook_points:
-        layer = int(hook.split(".")[1])
-        for objective in objectives:
+        layer = int(hook.split(".")[1]) + hook.endswith("resid_post")
+        for objective, architecture in product(objectives, architectures):
             within, across, ce_factor, mse_factor = PATTERN[objective]
-            coeffs = COEFFS[objective]
+            ce_factor *= GAIN[architecture]
+            by_k = "topk" in architecture
+            coeffs = KS if by_k else COEFFS[objective]
+            group = objective if architecture == "relu" else f"{objective}-{architecture}"
+            label = f"{group}-{'k' if by_k else 'c'}"
             middle = coeffs[len(coeffs) // 2]
             for position, coeff in enumerate(coeffs):
                 for seed in seeds if coeff == middle else seeds[:1]:
-                    run = f"{hook}/{objective}-c{coeff:g}-s{seed}"
-                    group = objective
-                    runs.append((run, group, hook, layer, objective, float(coeff), seed, 64, 1024, 1_000_000, 2e-3))
+                    run = f"{hook}/{label}{coeff:g}-s{seed}"
+                    sparsity = (np.nan, coeff) if by_k else (coeff, None)
+                    kind = (group, hook, layer, objective, architecture, *sparsity, seed, f"{group}-{coeff}", group)
+                    runs.append((run, *kind, 64, 1024, 1_000_000, 2e-3))
                     l0 = 90 * 0.6**position * (1 + 0.02 * seed)
                     ce = ce_factor * 3 / l0 + 0.002 * seed
                     alive = 900 - 120 * position + seed * 5
@@ -52,10 +71,10 @@ def synthetic_tables(folder: Path, hook_points=(HOOK,), objectives=("local", "e2
                             geometry.append(
                                 (hook, "within", run, run, directions, features, "a_to_a", m, m - 0.008, m + 0.008, 0.41, of, of)
                             )
-            chosen = f"{hook}/{objective}-c{middle:g}-s{seeds[0]}"
-            selection.append(("similar_ce", hook, objective, chosen, 0.06, 0.01))
+            chosen = f"{hook}/{label}{middle:g}-s{seeds[0]}"
+            selection.append(("similar_ce", hook, objective, architecture, chosen, 0.06, 0.01))
             for a, b in combinations(seeds, 2):
-                pair = [f"{hook}/{objective}-c{middle:g}-s{seed}" for seed in (a, b)]
+                pair = [f"{hook}/{label}{middle:g}-s{seed}" for seed in (a, b)]
                 for direction, shift in (("a_to_b", 0.0), ("b_to_a", -0.02)):
                     cosines = np.clip(rng.beta(12 * across, 12 * (1 - across), 660) + shift, 0, 1)
                     nearest += [(hook, "cross_seed", *pair, direction, i, c) for i, c in enumerate(cosines)]
@@ -65,7 +84,7 @@ def synthetic_tables(folder: Path, hook_points=(HOOK,), objectives=("local", "e2
                     )
                 m = np.mean([g[7] for g in geometry[-2:]])
                 geometry.append((hook, "cross_seed", *pair, "decoder", "alive", "both", m, m - 0.007, m + 0.007, 0.42, 660, 660))
-        chosen = {row[2]: row[3] for row in selection if row[1] == hook}
+        chosen = {row[2]: row[4] for row in selection if row[1] == hook and row[3] == architectures[0]}
         for a, b in combinations(objectives, 2):
             difference = PATTERN[a][0] - PATTERN[b][0]
             interval = (difference, difference - 0.01, difference + 0.01)
@@ -89,12 +108,16 @@ def synthetic_tables(folder: Path, hook_points=(HOOK,), objectives=("local", "e2
                         660,
                     )
                 )
-    of_runs = ["run", "group", "hook_point", "layer", "objective", "sparsity_coeff", "seed", "d_in", "d_sae", "n_tokens", "lr"]
+    of_runs = [
+        "run", "group", "hook_point", "layer", "objective", "architecture", "sparsity_coeff", "k", "seed", "settings", "family",
+        "d_in", "d_sae", "n_tokens", "lr",
+    ]  # fmt: skip
+    of_selection = ["criterion", "hook_point", "objective", "architecture", "run", "ce_increase", "spread"]
     of_nearest = ["hook_point", "comparison", "run_a", "run_b", "direction", "feature", "cosine"]
     frames = {
-        "runs": pd.DataFrame(runs, columns=of_runs),
+        "runs": pd.DataFrame(runs, columns=of_runs).astype({"sparsity_coeff": float, "k": "Int64"}),
         "fidelity": pd.DataFrame(fidelity, columns=["run", "metric", "layer", "positions", "value", "unit", "n_tokens"]),
-        "selection": pd.DataFrame(selection, columns=["criterion", "hook_point", "objective", "run", "ce_increase", "spread"]),
+        "selection": pd.DataFrame(selection, columns=of_selection),
         "geometry": pd.DataFrame(
             geometry,
             columns=[

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import nbformat
 import numpy as np
@@ -20,8 +21,9 @@ from matplotlib.text import Text
 from nbformat.v4 import new_code_cell, new_notebook
 
 from saeworks.config.figures import CrossSeedFigure, FigureStyle, ParetoFigure, ResidualMseFigure, WithinDictionaryFigure
+from saeworks.config.training import Architecture, Objective
 from saeworks.figures import cross_seed, notebook, pareto, residual_mse, verdicts, within_dictionary
-from saeworks.figures.common import read_selection
+from saeworks.figures.common import ARCHITECTURES, OBJECTIVES, read_runs, read_selection
 from saeworks.store.errors import UserError
 
 NOTEBOOK = Path(notebook.__file__).parents[2] / "notebooks" / "braun2024.ipynb"
@@ -36,6 +38,13 @@ EXPERIMENTS = {
     "three seeds, two hook points": {"hook_points": ("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre"), "seeds": (0, 1, 2)},
     "one seed, two objectives": {"seeds": (3,), "objectives": ("local", "e2e")},
     "local only": {"objectives": ("local",)},
+    "fine-tuned too": {"objectives": ("local", "e2e", "e2e_ds", "finetune")},
+    "three architectures, two hook points": {
+        "objectives": ("local", "e2e", "finetune"),
+        "architectures": ("relu", "topk", "jumprelu"),
+        "hook_points": ("blocks.2.hook_resid_post", "blocks.3.attn.hook_z"),
+    },
+    "six architectures": {"objectives": ("local",), "architectures": tuple(ARCHITECTURES)},
 }
 
 
@@ -111,10 +120,69 @@ def test_pareto_joins_the_first_seed_in_order_of_l0_and_turns_the_axis_over(make
     assert bottom > top
 
 
-def test_pareto_never_joins_two_groups(make_tables):
-    tables = make_tables(objectives=("local",), seeds=(0,))
-    edit(tables, "runs", lambda t: t.assign(group=["a", "a", "b", "b"]))
-    assert [len(line.get_xdata()) for line in pareto.draw(tables, ParetoFigure()).axes[0].lines[:2]] == [2, 2]
+def curves(tables: Path) -> list[list[int]]:
+    """Numbers of markers that are joined and not joined, curve by curve."""
+    lines = [len(line.get_xdata()) for line in pareto.draw(tables, ParetoFigure()).axes[0].lines]
+    return [lines[i : i + 2] for i in range(0, len(lines), 2)]
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_pareto_joins_groups_of_one_family_and_no_others(make_tables):
+    tables = make_tables(objectives=("local", "e2e"), seeds=(0,))
+    edit(tables, "runs", lambda t: t.assign(group=["a", "a", "b", "b", "c", "c", "c"]))
+    assert curves(tables) == [[4, 0], [3, 0]] and legend(pareto.draw(tables, ParetoFigure())) == ["local", "e2e"]
+    edit(tables, "runs", lambda t: t.assign(family=t["group"]))
+    figure = pareto.draw(tables, ParetoFigure())
+    assert curves(tables) == [[2, 0], [2, 0], [3, 0]] and legend(figure) == ["local (a)", "local (b)", "e2e"]
+    styles = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in figure.axes[0].lines[::2]]
+    assert styles == [("#0072B2", "o", "-"), ("#0072B2", "v", "--"), ("#D55E00", "s", "-")]
+
+
+def test_pareto_of_families_apart_needs_no_group_names(make_tables):
+    tables = make_tables(objectives=("e2e_ds",), hook_points=("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre"))
+    edit(tables, "runs", lambda t: t.assign(group=t["hook_point"], family=t["hook_point"]))  # as in config/gpt2-small.yaml
+    assert legend(pareto.draw(tables, ParetoFigure())) == ["e2e+ds", "further seeds"]
+
+
+def test_architectures_are_named_where_a_figure_has_several(make_tables):
+    tables = make_tables(objectives=("local", "finetune"), architectures=("topk", "relu"))
+    names = ["local, ReLU", "local, TopK", "fine-tuned, ReLU", "fine-tuned, TopK"]
+    assert legend(pareto.draw(tables, ParetoFigure())) == [*names, "further seeds"]
+    assert legend(residual_mse.draw(tables, ResidualMseFigure())) == names
+    within = [panel.get_title() for panel in within_dictionary.draw(tables, WithinDictionaryFigure()).axes]
+    across = [panel.get_title() for panel in cross_seed.draw(tables, CrossSeedFigure()).axes]
+    assert [title.split("\n")[:2] for title in within] == [name.split(", ") for name in names]
+    assert [", ".join(title.split("\n")[1].split(", ")) for title in across] == [
+        "ReLU, λ = 6", "TopK, k = 32", "ReLU, λ = 3", "TopK, k = 32",
+    ]  # fmt: skip
+    alone = make_tables("alone", objectives=("local",), architectures=("topk",))
+    assert legend(pareto.draw(alone, ParetoFigure())) == ["local", "further seeds"]
+    assert cross_seed.draw(alone, CrossSeedFigure()).axes[0].get_title().startswith("local, k = 32\n")
+
+
+def test_runs_come_in_the_order_of_the_forward_pass_and_of_the_papers(make_tables):
+    hooks = ["hook_mlp_out", "hook_resid_pre", "hook_attn_out", "attn.hook_z", "hook_resid_post"]
+    tables = make_tables(
+        hook_points=[f"blocks.3.{hook}" for hook in hooks] + ["blocks.10.hook_resid_pre"],
+        objectives=("finetune", "e2e"), architectures=("topk", "relu"),
+    )  # fmt: skip
+    runs = read_runs(tables)
+    order = ["hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post"]
+    assert list(runs["hook_point"].unique()) == [f"blocks.3.{hook}" for hook in order] + ["blocks.10.hook_resid_pre"]
+    here = runs[runs["hook_point"] == "blocks.3.hook_mlp_out"]
+    kinds = list(dict.fromkeys(zip(here["objective"], here["architecture"], strict=True)))
+    assert kinds == [("e2e", "relu"), ("e2e", "topk"), ("finetune", "relu"), ("finetune", "topk")]
+    assert here.loc[here["architecture"] == "topk", "k"].tolist() == [16, 32, 32, 64] * 2
+
+
+def test_the_error_at_a_site_inside_a_block_is_not_joined_to_that_of_the_residual_stream(make_tables):
+    panel = residual_mse.draw(make_tables(hook_points=("blocks.4.hook_mlp_out",)), ResidualMseFigure()).axes[0]
+    own, later = panel.lines[:2]
+    assert list(own.get_xdata()) == [4] and list(later.get_xdata()) == [5, 6, 7, 8]
+    assert (own.get_linestyle(), own.get_marker(), own.get_color()) == ("None", later.get_marker(), later.get_color())
 
 
 def test_residual_mse_keeps_position_0_apart(make_tables):
@@ -162,8 +230,16 @@ def test_cross_seed_without_pairs_says_so(make_tables):
 
 def test_cross_seed_ignores_pairs_that_differ_in_more_than_the_seed(make_tables):
     tables = make_tables()
-    edit(tables, "runs", lambda t: t.assign(sparsity_coeff=t["sparsity_coeff"] + t["seed"]))
-    assert cross_seed.seed_pairs(tables, "nearest", ["comparison", "run_a", "run_b", "direction"]).empty
+    columns = ["comparison", "run_a", "run_b", "direction"]
+    assert len(cross_seed.seed_pairs(tables, "nearest", columns))
+    for change in (
+        lambda t: t.assign(sparsity_coeff=t["sparsity_coeff"] + t["seed"]),
+        lambda t: t.assign(sparsity_coeff=np.nan, k=t["seed"] + 1),
+        lambda t: t.assign(architecture=t["seed"].map({0: "relu", 1: "gated"})),
+    ):
+        other = make_tables("other")
+        edit(other, "runs", change)
+        assert cross_seed.seed_pairs(other, "nearest", columns).empty
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -193,7 +269,11 @@ def test_a_selected_run_without_alive_features_has_a_message(make_tables):
         (lambda t: edit(t, "fidelity", lambda f: f.drop(columns="value")), r"no column `value`"),
         (
             lambda t: edit(t, "runs", lambda r: r.assign(objective="sae")),
-            r"objective `sae`; it must be one of local, e2e, e2e_ds",
+            r"objective `sae`; it must be one of local, e2e, e2e_ds, finetune",
+        ),
+        (
+            lambda t: edit(t, "runs", lambda r: r.assign(architecture="vae")),
+            r"architecture `vae`; it must be one of relu, topk, ",
         ),
     ],
 )
@@ -208,7 +288,10 @@ def test_unfit_tables_are_one_sentence(make_tables, change, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"colors": {"locl": "red"}}, r"`figures.pareto.colors.locl.*` is 'locl'; it must be one of local, e2e, e2e_ds"),
+        (
+            {"colors": {"locl": "red"}},
+            r"`figures.pareto.colors.locl.*` is 'locl'; it must be one of local, e2e, e2e_ds, finetune",
+        ),
         ({"colors": {"local": "no", "e2e": "k", "e2e_ds": "b"}}, r"`colors.local` is 'no', which is no colour"),
         ({"x_scal": "log"}, r"unknown configuration key `figures.pareto.x_scal` \(did you mean 'x_scale'"),
     ],
@@ -311,6 +394,33 @@ def test_tables_for_the_reader(make_tables):
     assert verdicts.setting_table(tables)["runs"].sum() == len(runs)
 
 
+def test_claims_compare_the_objectives_of_one_architecture(make_tables):
+    relu = verdicts.claims(make_tables())
+    mixed = make_tables("mixed", objectives=OBJECTIVES, architectures=("relu", "topk"))
+    edit(mixed, "runs", lambda t: t[~((t["architecture"] == "topk") & (t["objective"] == "e2e_ds"))])
+    found = verdicts.claims(mixed)
+    assert found["note"].str.endswith("; ReLU SAEs").all()
+    frontier = ["claim", "ours", "low", "high", "verdict"]
+    pd.testing.assert_frame_equal(found.loc[:5, frontier], relu.loc[:5, frontier])
+    edit(mixed, "runs", lambda t: t[~((t["architecture"] == "relu") & t["objective"].isin(["e2e", "e2e_ds"]))])
+    found = verdicts.claims(mixed).set_index("claim")
+    assert found["note"].str.endswith("; TopK SAEs").all()
+    assert found.loc["CE increase of e2e over local at equal L0", "ours"] == pytest.approx(0.4)
+    assert found.loc["CE increase of e2e+ds over local at equal L0", "verdict"] == verdicts.UNTESTED
+
+
+def test_tables_for_the_reader_of_several_architectures(make_tables):
+    tables = make_tables(objectives=OBJECTIVES, architectures=("relu", "topk"))
+    runs = verdicts.run_table(tables)
+    assert list(runs.columns[:7]) == ["hook point", "objective", "architecture", "group", "λ", "k", "seed"]
+    assert runs.iloc[0, 4:6].tolist() == ["1", "–"]
+    assert runs[runs["architecture"] == "TopK"].iloc[0, 4:6].tolist() == ["–", "16"]
+    labels = set(verdicts.geometry_table(tables, "within")["run"])
+    assert {"local, ReLU, λ = 6, seed 0", "fine-tuned, TopK, k = 32, seed 1"} <= labels
+    only = verdicts.run_table(make_tables("only", objectives=("local",), architectures=("topk",)))
+    assert list(only.columns[:5]) == ["hook point", "objective", "group", "k", "seed"]
+
+
 @pytest.fixture
 def workplace(make_tables, tmp_path, monkeypatch):
     """A working directory with tables and figures."""
@@ -346,6 +456,13 @@ def test_notebook_without_seed_pairs_or_e2e_ds(workplace, make_tables):
     make_tables("fewer", seeds=(0,), objectives=("local", "e2e"))
     notebook.run_notebook(str(NOTEBOOK), "fewer", "figures", "fewer", "n.ipynb", "n.html")
     assert "No such runs in this experiment" in Path("n.html").read_text()
+
+
+def test_notebook_with_all_objectives_and_architectures(workplace, make_tables):
+    make_tables("more", objectives=OBJECTIVES, architectures=tuple(ARCHITECTURES), hook_points=("blocks.4.hook_mlp_out",))
+    notebook.run_notebook(str(NOTEBOOK), "more", "figures", "more", "n.ipynb", "n.html")
+    html = Path("n.html").read_text()
+    assert "fine-tuned, Matryoshka, k = 32, seed 1" in html and "λ = nan" not in html
 
 
 def test_notebooks_that_run_at_once_do_not_meet(workplace):
@@ -390,5 +507,6 @@ def test_the_notebook_in_the_repository_has_no_outputs():
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in source.cells)
 
 
-def test_default_colours_cover_every_objective():
-    assert set(FigureStyle().colors) == {"local", "e2e", "e2e_ds"}
+def test_every_objective_and_architecture_has_its_colour_and_name():
+    assert set(FigureStyle().colors) == set(OBJECTIVES) == set(get_args(Objective))
+    assert set(ARCHITECTURES) == set(get_args(Architecture))

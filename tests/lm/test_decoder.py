@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from saeworks.config.model import PathModel, Processing
 from saeworks.lm.bridge import BridgeModel, boot, extract_decoder
 from saeworks.lm.decoder import Architecture, Decoder, KeyValueCache
+from saeworks.lm.sites import Site
 from saeworks.store.errors import UserError
 
 _VOCAB, _ROW = 96, 20
@@ -71,8 +72,9 @@ _CONFIGS = {
         pad_token_id=1,
         **_IDS,
     ),
+    "gemma2": lambda: transformers.Gemma2Config(head_dim=8, **_LLAMA_LIKE, **_IDS),  # not covered: norms after attention and MLP
 }
-_FAMILIES = [family for family in _CONFIGS if family != "opt"]
+_FAMILIES = [family for family in _CONFIGS if family not in ("opt", "gemma2")]
 # Hugging Face computes these partly in float32 whatever the model's type: RMSNorm in llama, qwen2 and mistral; attention
 # scores in gpt_neo; rotary angles (of which the decoder takes the same float32 values) in gpt_neox
 _FLOAT64_TOLERANCE = dict.fromkeys(("gpt_neo", "llama", "qwen2", "mistral"), 1e-5)
@@ -231,6 +233,149 @@ def test_gradients_of_captured_residuals_and_through_the_bridge_model_equal_the_
         (captured[2].pow(3).sum() + captured[3].sin().sum() + model.logits(last).cos().sum()).backward()
         gradients.append(resid.grad)
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+_KINDS = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
+
+
+def _hook_points(model: Decoder | BridgeModel, layers: Iterable[int]) -> list[str]:
+    kinds = [kind for kind in _KINDS if not (model.arch.parallel and kind == "hook_resid_mid")]
+    return [f"blocks.{layer}.{kind}" for layer in layers for kind in kinds]
+
+
+def _reference_values(bridge, tokens: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
+    """Values at the bridge's own hooks, heads concatenated."""
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [(name, lambda value, hook, name=name: seen.update({name: value.flatten(2)})) for name in names]
+    bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+    return seen
+
+
+def _reference_run(bridge, tokens: torch.Tensor, name: str, new: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+    """Logits, and the residual before each layer, when the bridge's hook `name` returns `new`."""
+    if name.endswith("resid_mid"):  # that hook feeds the MLP alone, so the attention writes what makes this the residual
+        before = f"{name.removesuffix('mid')}pre"
+        name, new = name.replace("resid_mid", "attn_out"), new - _reference_values(bridge, tokens, [before])[before]
+    seen: dict[int, torch.Tensor] = {}
+    posts = [f"blocks.{layer}.hook_resid_post" for layer in range(bridge.cfg.n_layers)]
+    hooks = [(name, lambda value, hook: new.view(value.shape))]
+    hooks += [(post, lambda value, hook, at=at: seen.update({at + 1: value})) for at, post in enumerate(posts)]
+    return bridge.run_with_hooks(tokens, fwd_hooks=hooks), seen
+
+
+def _assert_continues_as_the_bridge(
+    model: Decoder | BridgeModel, bridge, tokens: torch.Tensor, names: list[str], tolerance
+) -> None:
+    n, close = model.arch.n_layers, {"rtol": tolerance, "atol": tolerance}
+    for name in names:
+        site = Site.parse(name, model.arch)
+        clean = model.hook_values(tokens, {name, site.stream})
+        noise = torch.randn(clean[name].shape, dtype=model.dtype, generator=torch.Generator().manual_seed(4))
+        for new in (clean[name] + noise, torch.zeros_like(noise)):
+            logits, resids = _reference_run(bridge, tokens, name, new)
+            last, captured = model.continue_from(site, new, clean[name], clean[site.stream], capture=range(site.resume, n + 1))
+            assert sorted(captured) == list(range(site.resume, n + 1))
+            torch.testing.assert_close(last, resids[n], **close)
+            for at in range(site.layer + 1, n + 1):
+                torch.testing.assert_close(captured[at], resids[at], **close)
+            if not getattr(bridge.cfg, "output_logits_soft_cap", None):
+                torch.testing.assert_close(model.logits(last), logits, **close)
+
+
+def _engines(family: str, bridge) -> list[Decoder | BridgeModel]:
+    return [BridgeModel(bridge)] if family == "opt" else [extract_decoder(bridge), BridgeModel(bridge)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [*_FAMILIES, "opt"])
+def test_values_at_every_hook_point_are_those_of_the_bridge_s_hooks(bridge_of, family):
+    bridge, tolerance = bridge_of(family), _FLOAT64_TOLERANCE.get(family, 1e-9)
+    for model in _engines(family, bridge):
+        names = _hook_points(model, range(model.arch.n_layers))
+        expected = _reference_values(bridge, _tokens(), names)
+        for chosen in (names, names[-2:], *([name] for name in names)):
+            values = model.hook_values(_tokens(), chosen)
+            assert sorted(values) == sorted(chosen)
+            for name, value in values.items():
+                assert value.shape[-1] == Site.parse(name, model.arch).d_in
+                torch.testing.assert_close(value, expected[name], rtol=tolerance, atol=tolerance)
+        assert model.hook_values(_tokens(), []) == {}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [*_FAMILIES, "opt"])
+def test_continuing_with_a_replacement_equals_the_bridge_with_the_value_replaced_at_its_hook(bridge_of, family):
+    bridge = bridge_of(family)
+    for model in _engines(family, bridge):
+        names = _hook_points(model, (0, model.arch.n_layers - 1))
+        _assert_continues_as_the_bridge(model, bridge, _tokens(), names, _FLOAT64_TOLERANCE.get(family, 1e-9))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", _SHARED_MODELS)
+def test_values_and_continuing_equal_the_bridge_on_a_real_directory(shared, name):
+    path = shared / "data" / "models" / name
+    if not path.is_dir():
+        pytest.skip(f"{name} is not there")
+    bridge = boot(PathModel(name=name, path=str(path)), dtype=torch.float64)
+    tokens = _tokens(2, 24, bridge.cfg.d_vocab)
+    decoder = extract_decoder(bridge)
+    names = _hook_points(decoder, [1])
+    expected, values = _reference_values(bridge, tokens, names), decoder.hook_values(tokens, names)
+    for hook in names:
+        torch.testing.assert_close(values[hook], expected[hook], rtol=1e-5, atol=1e-5)
+    _assert_continues_as_the_bridge(decoder, bridge, tokens, names, 1e-5)
+
+
+@torch.no_grad()
+def test_continuing_with_the_clean_value_is_the_clean_run_to_the_bit(bridge_of):
+    for family in ("gpt2", "gpt_neox", "llama"):
+        decoder = extract_decoder(bridge_of(family))
+        for name in _hook_points(decoder, [1]):
+            site = Site.parse(name, decoder.arch)
+            clean = decoder.hook_values(_tokens(), {name, site.stream})
+            last, _ = decoder.continue_from(site, clean[name], clean[name], clean[site.stream])
+            assert torch.equal(decoder.logits(last), decoder.forward(_tokens()))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_gradients_of_a_replacement_equal_the_bridge_s_and_reach_nothing_else(bridge_of, family):
+    bridge = bridge_of(family)
+    direction = torch.randn(2, _ROW, _VOCAB, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for model in _engines(family, bridge):
+        for name in _hook_points(model, [1]):
+            site = Site.parse(name, model.arch)
+            with torch.no_grad():
+                clean = model.hook_values(_tokens(), {name, site.stream})
+            value, stream, mine, theirs = (
+                t.clone().requires_grad_() for t in (clean[name], clean[site.stream], clean[name] + 0.5, clean[name] + 0.5)
+            )
+            last, captured = model.continue_from(site, mine, value, stream, capture=[2])
+            ((model.logits(last) * direction).sum() + captured[2].pow(3).sum()).backward()
+            logits, resids = _reference_run(bridge, _tokens(), name, theirs)
+            ((logits * direction).sum() + resids[2].pow(3).sum()).backward()
+            assert theirs.grad.abs().max() > 1e-3
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-9)
+            assert value.grad is None and stream.grad is None
+
+
+@torch.no_grad()
+def test_a_bridge_whose_blocks_do_not_add_up_continues_only_from_what_adds_up(model_folder):
+    bridge = boot(PathModel(name="gemma2", path=str(model_folder("gemma2"))), dtype=torch.float64)
+    model, tokens = BridgeModel(bridge), _tokens()
+    adds_up = ["blocks.1.hook_resid_pre", "blocks.1.hook_attn_out", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"]
+    _assert_continues_as_the_bridge(model, bridge, tokens, adds_up, 1e-5)
+    site = Site.parse("blocks.1.attn.hook_z", model.arch)  # normalised after W_O, before it is added
+    clean = model.hook_values(tokens, [site.name, site.stream])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"cannot be continued from blocks\.1\.attn\.hook_z"):
+            model.continue_from(site, clean[site.name], clean[site.name], clean[site.stream])
+
+
+@pytest.mark.parametrize("engine", [extract_decoder, BridgeModel])
+def test_values_at_an_unknown_hook_point_are_refused(bridge_of, engine):
+    with pytest.raises(UserError, match=r"'blocks\.1\.hook_resid_mid' does not exist in this model of 3 blocks"):
+        engine(bridge_of("gpt_neox")).hook_values(_tokens(), ["blocks.0.hook_mlp_out", "blocks.1.hook_resid_mid"])
 
 
 def test_the_frozen_model_collects_no_gradients(bridge_of):

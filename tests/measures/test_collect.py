@@ -20,6 +20,7 @@ from saeworks.config.model import PathModel
 from saeworks.config.training import RunSpec
 from saeworks.lm.corpus import build_corpus
 from saeworks.lm.prepare import prepare
+from saeworks.lm.sites import Site
 from saeworks.measures.collect import RUN_COLUMNS, collect, run_record, select_similar_ce
 from saeworks.measures.evaluation import evaluate_run
 from saeworks.measures.geometry import geometry
@@ -34,8 +35,10 @@ def _write_run(folder, **changes):
         "hook_point": "blocks.1.hook_resid_pre",
         "objective": "local",
         "sparsity_coeff": 0.5,
+        "k": None,
         "seed": 3,
-        "training": {"lr": 5e-4, "d_sae": 9, "n_tokens": 1000},
+        "start_from": None,
+        "training": {"architecture": "relu", "lr": 5e-4, "d_sae": 9, "n_tokens": 1000},
     }
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps({"spec": spec | changes, "tokens_seen": 960}))
@@ -45,13 +48,15 @@ def _write_run(folder, **changes):
 
 def test_a_run_s_record_comes_from_its_files(tmp_path):
     record = _write_run(tmp_path / "a")
-    settings = record.pop("settings")
+    settings, family = record.pop("settings"), record.pop("family")
     assert record == {
         "run": "a",
         "group": "local",
         "hook_point": "blocks.1.hook_resid_pre",
         "objective": "local",
+        "architecture": "relu",
         "sparsity_coeff": 0.5,
+        "k": None,
         "seed": 3,
         "layer": 1,
         "d_in": 6,
@@ -59,12 +64,14 @@ def test_a_run_s_record_comes_from_its_files(tmp_path):
         "n_tokens": 960,
         "lr": 5e-4,
     }
-    assert len(settings) == 12
+    assert len(settings) == len(family) == 12
 
 
-@pytest.mark.parametrize(("hook_point", "layer"), [("blocks.0.hook_resid_pre", 0), ("blocks.11.hook_resid_post", 12)])
-def test_the_layer_of_a_run_is_the_one_that_reads_its_residual(tmp_path, hook_point, layer):
-    assert _write_run(tmp_path / "a", hook_point=hook_point)["layer"] == layer
+@pytest.mark.parametrize("kind", ["hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post"])
+def test_the_layer_of_a_run_is_that_of_its_site(tmp_path, kind):
+    hook_point = f"blocks.11.{kind}"
+    arch = {"n_layers": 12, "d_model": 8, "n_heads": 2, "d_head": 4, "parallel": False}
+    assert _write_run(tmp_path / "a", hook_point=hook_point)["layer"] == Site.parse(hook_point, arch).layer
 
 
 def test_runs_that_differ_in_their_seed_alone_have_equal_settings(tmp_path):
@@ -74,10 +81,33 @@ def test_runs_that_differ_in_their_seed_alone_have_equal_settings(tmp_path):
         {"sparsity_coeff": 0.6},
         {"objective": "e2e"},
         {"hook_point": "blocks.2.hook_resid_pre"},
-        {"training": {"lr": 1.0}},
+        {"training": {"architecture": "relu", "lr": 1.0}},
     ]
     others = [_write_run(tmp_path / f"c{i}", **change)["settings"] for i, change in enumerate(changes)]
     assert len({first, *others}) == 5
+
+
+def test_a_family_differs_in_sparsity_seed_and_hook_point_alone(tmp_path):
+    first = _write_run(tmp_path / "a")
+    same = {"sparsity_coeff": 0.6, "seed": 4, "hook_point": "blocks.2.hook_resid_pre", "group": "again"}
+    others = [{"training": {"architecture": "topk", "lr": 5e-4}}, {"objective": "e2e"}]
+    second = _write_run(tmp_path / "b", **same)
+    assert second["family"] == first["family"] and second["settings"] != first["settings"]
+    assert first["family"] not in [_write_run(tmp_path / f"c{i}", **change)["family"] for i, change in enumerate(others)]
+
+
+def test_what_a_run_starts_from_counts_by_its_settings_and_not_by_its_seed_or_group(tmp_path):
+    for name, changes in {
+        "a": {},
+        "b": {"seed": 4, "group": "more"},
+        "c": {"sparsity_coeff": 0.6},
+        "d": {"objective": "e2e"},
+    }.items():
+        _write_run(tmp_path / name, **changes)
+    tuned = {start: _write_run(tmp_path / f"from-{start}", objective="finetune", start_from=start) for start in "abcd"}
+    assert tuned["a"]["settings"] == tuned["b"]["settings"]
+    assert len({tuned[start]["settings"] for start in "acd"}) == 3
+    assert len({tuned[start]["family"] for start in "abc"}) == 1 != len({tuned[start]["family"] for start in "ad"})
 
 
 def _runs(ce: dict[tuple[str, str, str, int], float]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -85,7 +115,7 @@ def _runs(ce: dict[tuple[str, str, str, int], float]) -> tuple[pd.DataFrame, pd.
     keys = list(ce)
     runs = pd.DataFrame(keys, columns=["hook_point", "objective", "settings", "seed"])
     runs["run"] = ["-".join(map(str, key)) for key in keys]
-    runs["group"], runs["sparsity_coeff"] = runs["objective"], 1.0
+    runs["group"], runs["sparsity_coeff"], runs["architecture"] = runs["objective"], 1.0, "relu"
     rows = []
     for run, value in zip(runs["run"], ce.values(), strict=True):
         rows += [(run, "ce_increase", "all", value), (run, "ce_increase", "first", 0.5), (run, "ce", "all", 0.5)]
@@ -103,7 +133,7 @@ def test_the_selected_runs_are_the_closest_of_all_combinations(seed):
         for s in (2, 1)
     }
     selection = select_similar_ce(*_runs(ce))
-    assert list(selection.columns) == ["criterion", "hook_point", "objective", "run", "ce_increase", "spread"]
+    assert list(selection.columns) == ["criterion", "hook_point", "objective", "architecture", "run", "ce_increase", "spread"]
     assert set(selection["criterion"]) == {"similar_ce"}
     for hook in ("blocks.1", "blocks.2"):
         usable = [
@@ -116,6 +146,18 @@ def test_the_selected_runs_are_the_closest_of_all_combinations(seed):
         values = [v for _, v in best]
         assert sorted(chosen["ce_increase"]) == sorted(values)
         assert set(chosen["spread"]) == {max(values) - min(values)}
+
+
+def test_each_architecture_of_an_objective_has_its_run_also_where_there_are_many():
+    ce = {("b", objective, f"{i}", 0): 0.1 * (1 + i) for objective in ("local", "e2e") for i in range(60)}
+    runs, fidelity = _runs(ce)
+    runs["architecture"] = ["relu", "topk", "gated", "jumprelu", "batch_topk", "matryoshka_batch_topk"] * 20
+    chosen = select_similar_ce(runs, fidelity)  # among 10¹² combinations
+    assert chosen.groupby("objective")["architecture"].nunique().tolist() == [6, 6] and len(chosen) == 12
+    assert (
+        chosen["spread"].iloc[0] == pytest.approx(chosen["ce_increase"].max() - chosen["ce_increase"].min()) == pytest.approx(0.5)
+    )
+    assert chosen["ce_increase"].max() == pytest.approx(6.0)
 
 
 def test_a_run_that_lowers_the_loss_or_has_none_is_left_out():
@@ -151,13 +193,23 @@ def test_the_whole_chain_from_a_model_directory_to_the_tables(tmp_path):
     activations, hook = ActivationsConfig(), "blocks.1.hook_resid_pre"
     write_cache(activations, [hook], model, corpus, cache)
     runs = {}
-    for objective, seed in itertools.product(("local", "e2e", "e2e_ds"), (0, 1)):
-        name = f"{objective}-s{seed}"
+    groups = {
+        "local": {"objective": "local", "sparsity_coeff": 0.5},
+        "e2e": {"objective": "e2e", "sparsity_coeff": 0.5},
+        "e2e_ds": {"objective": "e2e_ds", "sparsity_coeff": 0.5},
+        "topk": {"objective": "local", "k": 4},
+        "finetune": {"objective": "finetune", "sparsity_coeff": 0.5, "start_from": "local"},
+    }
+    for (group, fields), seed in itertools.product(groups.items(), (0, 1)):
+        name, start = f"{group}-s{seed}", None
         training = {"d_sae": 48, "n_tokens": 60 * 48, "batch_tokens": 48, "lr": 5e-3}
-        fields = {"name": name, "group": objective, "objective": objective, "seed": seed, "training": training}
-        spec = RunSpec(hook_point=hook, sparsity_coeff=0.5, **fields)
+        training |= {"architecture": "topk"} if group == "topk" else {}
+        if "start_from" in fields:
+            fields = fields | {"start_from": f"local-s{seed}"}
+            start = runs[fields["start_from"]]
+        spec = RunSpec(hook_point=hook, name=name, group=group, seed=seed, training=training, **fields)
         runs[name] = tmp_path / "saes" / name
-        train(spec, activations, cache, model, corpus, runs[name], tmp_path / "scratch" / name, progress=False)
+        train(spec, activations, cache, model, corpus, runs[name], tmp_path / "scratch" / name, progress=False, start_from=start)
         evaluate_run(EvaluationConfig(), name, runs[name], model, corpus, tmp_path / "evaluations" / name, "cpu")
     tables = tmp_path / "tables"
     collect(runs, tmp_path / "evaluations", tables)
@@ -165,15 +217,23 @@ def test_the_whole_chain_from_a_model_directory_to_the_tables(tmp_path):
 
     table = read_table(tables / "runs.parquet")
     assert list(table.columns) == RUN_COLUMNS and table["run"].tolist() == list(runs)
-    assert table.groupby("settings")["seed"].apply(list).tolist() == [[0, 1]] * 3
+    assert table.groupby("settings")["seed"].apply(list).tolist() == [[0, 1]] * 5
+    assert table["family"].nunique() == 5
+    topk = table["architecture"] == "topk"
+    assert table.loc[topk, "k"].tolist() == [4, 4] and table.loc[~topk, "k"].isna().all()
+    assert table.loc[topk, "sparsity_coeff"].isna().all() and (table.loc[~topk, "sparsity_coeff"] == 0.5).all()
+    csv = (tables / "runs.csv").read_text().splitlines()
+    assert csv[7].startswith(f"topk-s0,topk,{hook},1,local,topk,,4,0,")
     fidelity, features = (read_table(tables / f"{name}.parquet") for name in ("fidelity", "features"))
     assert fidelity["run"].unique().tolist() == features["run"].unique().tolist() == list(runs)
-    assert features.groupby("run").size().tolist() == [48] * 6
+    assert features.groupby("run").size().tolist() == [48] * 10
     clean = fidelity.query("metric == 'ce_clean' and positions == 'all'")["value"]
     assert clean.nunique() == 1  # the same rows through the same model, whatever the run
     selection = read_table(tables / "selection.parquet")
-    assert sorted(selection["objective"]) == ["e2e", "e2e_ds", "local"]
+    assert list(zip(selection["objective"], selection["architecture"], strict=True)) == [
+        ("e2e", "relu"), ("e2e_ds", "relu"), ("finetune", "relu"), ("local", "relu"), ("local", "topk"),
+    ]  # fmt: skip
     assert selection["run"].str.endswith("-s0").all()
     comparisons = read_table(tables / "geometry.parquet").groupby("comparison").size().to_dict()
-    assert comparisons == {"within": 24, "cross_seed": 36, "cross_objective": 72, "within_difference": 24}
+    assert comparisons == {"within": 40, "cross_seed": 60, "cross_objective": 144, "within_difference": 48}
     assert not list(tables.glob("nearest.csv"))  # a part; the table of the whole experiment has one

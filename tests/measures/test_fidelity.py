@@ -12,10 +12,12 @@ from tests.tiny_pipeline import CONTEXT, D_MODEL, D_VOCAB, N_LAYERS, run_spec, t
 
 from saeworks.config.activations import ActivationsConfig
 from saeworks.config.measures import EvaluationConfig
+from saeworks.config.training import TrainingConfig
+from saeworks.lm.sites import Site
 from saeworks.measures.evaluation import evaluate_run
 from saeworks.measures.fidelity import UNITS, evaluate
 from saeworks.measures.tables import read_table
-from saeworks.sae.init import init_braun2024
+from saeworks.sae.init import initialise
 from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError
 from saeworks.training.run import train
@@ -32,8 +34,8 @@ def _tokens(same_start: bool = False) -> np.ndarray:
 
 
 def _sae(bias: float = 0.0) -> ReluSAE:
-    sae = ReluSAE(D_MODEL, _F).double()
-    init_braun2024(sae, torch.Generator().manual_seed(0))
+    sae = ReluSAE(D_MODEL, _F, decoder="normalised").double()
+    initialise(sae, TrainingConfig(), torch.Generator().manual_seed(0))
     with torch.no_grad():
         sae.b_enc -= bias
         sae.W_dec *= 3
@@ -41,40 +43,59 @@ def _sae(bias: float = 0.0) -> ReluSAE:
     return sae
 
 
+def _site(hook_point: str = "blocks.1.hook_resid_pre") -> Site:
+    return Site.parse(hook_point, tiny_decoder().arch)
+
+
 def _values(table, metric: str, layer: int = -1) -> dict[str, float]:
     here = table[(table["metric"] == metric) & (table["layer"] == layer)]
     return dict(zip(here["positions"], here["value"], strict=True))
+
+
+def _residuals(model, row: np.ndarray, put: dict[str, torch.Tensor], seen: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Residuals before every block and after the last, of a forward pass in which each value at a hook point is noted in
+    `seen`, or replaced by the one in `put`."""
+
+    def hook(name: str, value: torch.Tensor) -> torch.Tensor:
+        seen[name] = value
+        return put.get(name, value)
+
+    residuals = [model.embed(torch.from_numpy(row.astype(np.int64))[None])]
+    for layer in range(N_LAYERS):
+        at = f"blocks.{layer}"
+        residuals[-1] = hook(f"{at}.hook_resid_pre", residuals[-1])
+        z = hook(f"{at}.attn.hook_z", model._attention(layer, model._norm(f"{at}.ln1", residuals[-1]), None))
+        mid = residuals[-1] + hook(f"{at}.hook_attn_out", model._linear(f"{at}.attn.o", z))
+        residuals.append(hook(f"{at}.hook_resid_post", mid + hook(f"{at}.hook_mlp_out", model._mlp(layer, mid))))
+    return residuals
 
 
 class _Literal:
     """Per-token float64 values of everything, from the tokens, one row at a time."""
 
     @torch.no_grad()
-    def __init__(self, sae: ReluSAE, model, layer: int, tokens: np.ndarray) -> None:
+    def __init__(self, sae: ReluSAE, model, site: Site, tokens: np.ndarray) -> None:
         self.x, self.out, self.codes = (np.zeros((*tokens.shape, n)) for n in (D_MODEL, D_MODEL, _F))
         self.ce = {name: np.zeros((len(tokens), tokens.shape[1] - 1)) for name in ("clean", "sae", "zero")}
         self.kl = {name: np.zeros(tokens.shape) for name in ("sae", "zero")}
-        self.mse = {at: np.zeros(tokens.shape) for at in range(layer, N_LAYERS + 1)}
+        self.mse = {at: np.zeros(tokens.shape) for at in range(site.layer, N_LAYERS + 1)}
         weights = {name: p.numpy() for name, p in sae.named_parameters()}
         directions = weights["W_dec"] / np.sqrt((weights["W_dec"] ** 2).sum(axis=1, keepdims=True))
         for r, row in enumerate(tokens):
-            resid = model.embed(torch.from_numpy(row.astype(np.int64))[None])
-            for at in range(layer):
-                resid = model.blocks(resid, at, at + 1)[0]
-            x = resid[0].numpy()
+            seen: dict[str, torch.Tensor] = {}
+            clean = _residuals(model, row, {}, seen)
+            x = seen[site.name][0].numpy()
             self.x[r] = x
             self.codes[r] = np.maximum(x @ weights["W_enc"] + weights["b_enc"], 0)
             self.out[r] = self.codes[r] @ directions + weights["b_dec"]
-            streams = {"clean": x, "sae": self.out[r], "zero": np.zeros_like(x)}
-            streams = {name: torch.tensor(value)[None] for name, value in streams.items()}
-            for at in range(layer, N_LAYERS + 1):
-                difference = (streams["sae"] - streams["clean"])[0].numpy()
-                self.mse[at][r] = (difference**2).sum(axis=1) / D_MODEL
-                if at < N_LAYERS:
-                    streams = {name: model.blocks(value, at, at + 1)[0] for name, value in streams.items()}
+            put = {"sae": torch.tensor(self.out[r])[None], "zero": torch.zeros(1, *x.shape, dtype=torch.float64)}
+            streams = {name: _residuals(model, row, {site.name: value}, {}) for name, value in put.items()} | {"clean": clean}
+            for at in range(site.layer, N_LAYERS + 1):
+                pair = (self.out[r], x) if at == site.layer else (streams["sae"][at][0].numpy(), clean[at][0].numpy())
+                self.mse[at][r] = ((pair[0] - pair[1]) ** 2).sum(axis=1) / D_MODEL
             probabilities = {}
-            for name, value in streams.items():
-                weights_v = np.exp(model.logits(value)[0].numpy())
+            for name, residuals in streams.items():
+                weights_v = np.exp(model.logits(residuals[-1])[0].numpy())
                 probabilities[name] = weights_v / weights_v.sum(axis=1, keepdims=True)
                 for t in range(len(row) - 1):
                     self.ce[name][r, t] = -math.log(probabilities[name][t, row[t + 1]])
@@ -89,11 +110,23 @@ def model():
     return tiny_decoder(dtype=torch.float64)
 
 
-@pytest.fixture(scope="module", params=[0, 2, N_LAYERS])
+_HOOK_POINTS = [
+    "blocks.0.hook_resid_pre",
+    "blocks.2.hook_resid_pre",
+    f"blocks.{N_LAYERS - 1}.hook_resid_post",
+    "blocks.1.hook_mlp_out",
+    f"blocks.{N_LAYERS - 1}.hook_mlp_out",
+    "blocks.2.hook_attn_out",
+    "blocks.1.attn.hook_z",
+]
+
+
+@pytest.fixture(scope="module", params=_HOOK_POINTS)
 def both(request, model):
-    """`(layer, fidelity, features, literal)` at the bottom, in the middle and at the top of the model."""
-    fidelity, features = evaluate(_sae(), model, request.param, _tokens(), 2)
-    return request.param, fidelity, features, _Literal(_sae(), model, request.param, _tokens())
+    """`(layer, fidelity, features, literal)` at the bottom, in the middle and at the top of the model, and inside blocks."""
+    site = _site(request.param)
+    fidelity, features = evaluate(_sae(), model, site, _tokens(), 2)
+    return site.layer, fidelity, features, _Literal(_sae(), model, site, _tokens())
 
 
 def _assert_means(values: dict[str, float], tokens: np.ndarray) -> None:
@@ -187,23 +220,23 @@ def test_every_row_has_a_unit_and_its_number_of_tokens(both):
 
 
 def test_results_do_not_depend_on_the_batch_but_for_the_mean_of_ratios(model):
-    first, features = evaluate(_sae(), model, 1, _tokens(), 1)
-    second, same = evaluate(_sae(), model, 1, _tokens(), 100)
+    first, features = evaluate(_sae(), model, _site(), _tokens(), 1)
+    second, same = evaluate(_sae(), model, _site(), _tokens(), 100)
     close = np.isclose(first["value"], second["value"], rtol=1e-9)
     assert set(first["metric"][~close]) == {"explained_variance_mean_of_ratios"}
     np.testing.assert_allclose(features["mean_activation"], same["mean_activation"], rtol=1e-9)
 
 
 def test_logits_in_several_parts_give_the_same(model, monkeypatch):
-    whole, _ = evaluate(_sae(), model, 1, _tokens(), 4)
+    whole, _ = evaluate(_sae(), model, _site(), _tokens(), 4)
     monkeypatch.setattr("saeworks.measures.fidelity._LOGIT_ROWS", 5)
-    parts, _ = evaluate(_sae(), model, 1, _tokens(), 4)
+    parts, _ = evaluate(_sae(), model, _site(), _tokens(), 4)
     np.testing.assert_allclose(parts["value"], whole["value"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_variance_at_a_position_that_never_varies_is_undefined(model, dtype):
-    table, _ = evaluate(_sae().to(dtype), model.to(dtype=dtype), 1, _tokens(same_start=True), 2)
+    table, _ = evaluate(_sae().to(dtype), model.to(dtype=dtype), _site(), _tokens(same_start=True), 2)
     for metric in ("explained_variance", "explained_variance_mean_of_ratios"):
         values = _values(table, metric)
         assert math.isnan(values["first"]) and math.isfinite(values["rest"]) and math.isfinite(values["all"])
@@ -211,8 +244,8 @@ def test_variance_at_a_position_that_never_varies_is_undefined(model, dtype):
 
 
 def test_float32_models_give_the_float64_values_to_single_precision(model):
-    exact, _ = evaluate(_sae(), model, 1, _tokens(), 2)
-    single, _ = evaluate(_sae().float(), model.to(dtype=torch.float32), 1, _tokens(), 2)
+    exact, _ = evaluate(_sae(), model, _site(), _tokens(), 2)
+    single, _ = evaluate(_sae().float(), model.to(dtype=torch.float32), _site(), _tokens(), 2)
     np.testing.assert_allclose(single["value"], exact["value"], rtol=2e-3)
 
 
@@ -223,7 +256,7 @@ def test_a_perfect_sae_recovers_everything(model):
         def __call__(self, x):
             return x, torch.ones(*x.shape[:-1], 3, dtype=x.dtype)
 
-    table, features = evaluate(Identity(), model, 1, _tokens(), 2)
+    table, features = evaluate(Identity(), model, _site(), _tokens(), 2)
     expected = {"ce_increase": 0, "ce_recovered": 1, "kl": 0, "kl_recovered": 1, "explained_variance": 1, "l2_ratio": 1, "l0": 3}
     for metric, value in expected.items():
         assert _values(table, metric) == pytest.approx(dict.fromkeys(_PLACES, value), abs=1e-12)
@@ -231,14 +264,14 @@ def test_a_perfect_sae_recovers_everything(model):
 
 
 def test_a_silent_sae_is_measured(model):
-    table, features = evaluate(_sae(bias=1e6), model, 1, _tokens(), 2)
+    table, features = evaluate(_sae(bias=1e6), model, _site(), _tokens(), 2)
     assert _values(table, "l0")["all"] == 0 and _values(table, "alive_features")["all"] == 0
     assert not features["alive"].any() and (features["mean_activation"] == 0).all()
     assert np.isfinite(table["value"]).all()
 
 
 def test_rows_of_two_tokens_have_no_cross_entropy_after_the_first(model):
-    table, _ = evaluate(_sae(), model, 1, _tokens()[:, :2], 2)
+    table, _ = evaluate(_sae(), model, _site(), _tokens()[:, :2], 2)
     values = _values(table, "ce")
     assert math.isnan(values["rest"]) and values["first"] == values["all"]
     assert math.isfinite(_values(table, "kl")["rest"])

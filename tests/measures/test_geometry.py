@@ -11,11 +11,12 @@ import torch
 from scipy import stats
 
 from saeworks.config.measures import GeometryConfig
+from saeworks.config.training import TrainingConfig
 from saeworks.measures import geometry as module
 from saeworks.measures.geometry import COLUMNS, Dictionary, compare, geometry, mean_interval, nearest_cosine, random_baseline
 from saeworks.measures.tables import read_table, write_table
 from saeworks.sae.formats import save_sae
-from saeworks.sae.init import init_braun2024
+from saeworks.sae.init import initialise
 from saeworks.sae.relu import ReluSAE
 
 _D = 6
@@ -168,7 +169,7 @@ def _runs() -> pd.DataFrame:
         ("e-c1-s1", "e2e", "e1", 1),
     ]
     table = pd.DataFrame(rows, columns=["run", "objective", "settings", "seed"])
-    return table.assign(group="g", sparsity_coeff=1.0, hook_point="blocks.1.hook_resid_pre", d_in=_D)
+    return table.assign(group="g", sparsity_coeff=1.0, architecture="relu", hook_point="blocks.1.hook_resid_pre", d_in=_D)
 
 
 def _dictionaries(runs: pd.DataFrame, alive: dict[str, list[int]] | None = None) -> dict[str, Dictionary]:
@@ -280,6 +281,11 @@ def test_dictionaries_with_no_or_one_living_feature_have_no_value_where_there_is
     assert table[table["features"] == "all"]["value"].notna().all()
 
 
+def test_objectives_are_compared_between_runs_of_one_architecture():
+    runs = _runs().assign(architecture=["topk", "relu", "topk", "relu", "relu"])
+    assert [pair for pair in module._pairs(runs) if pair[0] == "cross_objective"] == [("cross_objective", "l-c1-s1", "e-c1-s1")]
+
+
 def test_a_single_run_is_compared_with_itself_alone():
     runs = _runs().iloc[:1]
     table, _ = compare(runs, _dictionaries(runs), _CONFIG)
@@ -298,7 +304,7 @@ def test_the_stage_reads_runs_and_their_living_features_from_disk(tmp_path):
     features, saes = [], {}
     for i, run in enumerate(runs["run"]):
         saes[run] = ReluSAE(_D, 9)
-        init_braun2024(saes[run], torch.Generator().manual_seed(i))
+        initialise(saes[run], TrainingConfig(), torch.Generator().manual_seed(i))
         (tmp_path / "saes" / run).mkdir(parents=True)
         save_sae(saes[run], tmp_path / "saes" / run, {})
         features.append(pd.DataFrame({"run": run, "feature": range(9), "alive": [f % (i + 2) > 0 for f in range(9)]}))

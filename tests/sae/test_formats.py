@@ -1,41 +1,48 @@
-"""SAEs on disk have SAELens' layout, come back as they were, and say in one sentence what is wrong with a damaged one."""
+"""SAEs on disk have SAELens' layout, come back as they were trained, and say in one sentence what is wrong with a damaged one."""
 
 from __future__ import annotations
 
+import itertools
 import json
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.saes import ARCHITECTURES, D_IN, D_SAE, K, inputs, trained_sae
 
 import saeworks
-from saeworks.sae.formats import load_sae, save_sae
-from saeworks.sae.init import init_braun2024
+from saeworks.sae.base import SAE
+from saeworks.sae.batch_topk import BatchTopKSAE
+from saeworks.sae.formats import fold_decoder_norms, load_into, load_sae, save_sae
+from saeworks.sae.jumprelu import JumpReluSAE
 from saeworks.sae.relu import ReluSAE
+from saeworks.sae.topk import TopKSAE
 from saeworks.store.errors import UserError
 
-_D, _F = 6, 20
+_METADATA = {"hook_name": "blocks.1.hook_resid_pre", "saeworks": {"seed": 3}}
 
 
 @pytest.fixture
 def sae() -> ReluSAE:
-    sae = ReluSAE(_D, _F)
-    init_braun2024(sae, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        sae.W_dec.mul_(torch.linspace(0.1, 30, _F)[:, None])
-    return sae
+    return trained_sae("relu", decoder="normalised")
 
 
 @pytest.fixture
 def folder(sae, tmp_path):
-    save_sae(sae, tmp_path, {"hook_name": "blocks.1.hook_resid_pre", "saeworks": {"seed": 3}})
+    save_sae(sae, tmp_path, _METADATA)
     return tmp_path
 
 
 def _edit(folder, **changes):
     config = json.loads((folder / "cfg.json").read_text())
     (folder / "cfg.json").write_text(json.dumps(config | changes))
+
+
+def _edit_weights(folder, **changes):
+    path = folder / "sae_weights.safetensors"
+    save_file(load_file(path) | changes, path)
 
 
 def _sentence(folder) -> str:
@@ -47,71 +54,214 @@ def _sentence(folder) -> str:
     return message
 
 
-def test_a_saved_sae_comes_back_and_computes_the_same(sae, folder):
-    loaded = load_sae(folder)
-    x = torch.randn(50, _D, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(loaded.encode(x), sae.encode(x))
-    torch.testing.assert_close(loaded(x)[0], sae(x)[0], rtol=1e-6, atol=1e-6)
-    assert not any(p.requires_grad for p in loaded.parameters())
+def _assert_same(loaded: SAE, trained: SAE, x: torch.Tensor, scale: float = 1.0, case: Any = None) -> None:
+    """`loaded` on x is `trained` on scale · x, divided by the scale; up to 1e-6 of the largest value."""
+    (output, codes), (expected, expected_codes) = loaded(x), trained(x * scale)
+    assert 0 < (expected_codes != 0).float().mean() < 0.9, case  # the comparison is about something
+    for got, wanted in ((codes, expected_codes / scale), (output, expected / scale), (loaded.encode(x), expected_codes / scale)):
+        assert (got - wanted).abs().max() <= 1e-6 * max(1.0, wanted.abs().max().item()), case
+
+
+# what comes back
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_whatever_was_trained_comes_back_and_computes_the_same(architecture, tmp_path):
+    choices = itertools.product(["normalised", "renormalised", "free"], [False, True], [1.0, 0.037, 21.0], range(3))
+    for number, (decoder, pre_bias, scale, seed) in enumerate(choices):
+        trained = trained_sae(architecture, seed, decoder=decoder, pre_bias=pre_bias)
+        case = tmp_path / str(number)
+        case.mkdir()
+        save_sae(trained, case, {}, scale=scale)
+        loaded = load_sae(case)
+        assert (loaded.pre_bias, loaded.layer_norm, loaded.decoder) == (pre_bias, False, "free")
+        _assert_same(loaded, trained, inputs(seed) / scale, scale, (decoder, pre_bias, scale, seed))
+        assert not any(p.requires_grad for p in loaded.parameters()) and not loaded.training
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("decoder", ["normalised", "free"])
+def test_standardised_inputs_stay_standardised(architecture, decoder, tmp_path):
+    trained = trained_sae(architecture, decoder=decoder, pre_bias=True, layer_norm=True)
+    save_sae(trained, tmp_path, {})
+    assert json.loads((tmp_path / "cfg.json").read_text())["normalize_activations"] == "layer_norm"
+    loaded = load_sae(tmp_path)
+    assert loaded.layer_norm
+    _assert_same(loaded, trained, 5 * inputs() + 3)
+
+
+@pytest.mark.parametrize("architecture", ["batch_topk", "matryoshka_batch_topk"])
+def test_batch_topk_is_saved_as_the_jumprelu_sae_that_it_is_at_inference(architecture, tmp_path):
+    trained = trained_sae(architecture)
+    threshold = trained.threshold.item()
+    assert threshold > 0
+    save_sae(trained, tmp_path, {}, scale=2.0)
+    assert json.loads((tmp_path / "cfg.json").read_text())["architecture"] == "jumprelu"
+    loaded = load_sae(tmp_path)
+    assert isinstance(loaded, JumpReluSAE)
+    torch.testing.assert_close(loaded.threshold, torch.full((D_SAE,), threshold / 2), rtol=1e-6, atol=0)
+    alone = torch.cat([loaded.encode(row[None]) for row in inputs()])
+    assert torch.equal(alone != 0, loaded.encode(inputs()) != 0)  # a token's codes do not depend on its batch
+
+
+def test_a_topk_without_relu_keeps_its_negative_codes_and_has_a_name_that_saelens_does_not_know(tmp_path):
+    trained = trained_sae("topk", relu=False, k=D_SAE // 2)
+    assert (trained.encode(inputs()) < 0).any()
+    save_sae(trained, tmp_path, {})
+    assert json.loads((tmp_path / "cfg.json").read_text())["architecture"] == "topk_signed"
+    _assert_same(load_sae(tmp_path), trained, inputs())
 
 
 def test_the_package_loads_a_run_by_its_folder(sae, folder):
-    x = torch.randn(5, _D, generator=torch.Generator().manual_seed(1))
+    x = inputs()
     assert torch.equal(saeworks.load_run(str(folder)).encode(x), sae.encode(x))
 
 
-def test_saving_again_what_was_loaded_changes_nothing(sae, folder, tmp_path):
-    first = load_file(folder / "sae_weights.safetensors")
-    again = tmp_path / "again"
-    again.mkdir()
-    save_sae(load_sae(folder), again, {})
-    second = load_file(again / "sae_weights.safetensors")
-    for name in first:
-        torch.testing.assert_close(second[name], first[name], rtol=1e-6, atol=1e-7)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_saving_again_what_was_loaded_changes_nothing(architecture, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for new in (first, second):
+        new.mkdir()
+    save_sae(trained_sae(architecture), first, {})
+    save_sae(load_sae(first), second, {})
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_saving_does_not_touch_the_sae(sae, tmp_path):
+    before = {name: p.detach().clone() for name, p in sae.named_parameters()}
+    save_sae(sae, tmp_path, {}, scale=3.0)
+    assert all(torch.equal(p, before[name]) and p.requires_grad for name, p in sae.named_parameters())
+
+
+# the files
 
 
 def test_the_files_are_laid_out_as_saelens_expects(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
     weights = load_file(folder / "sae_weights.safetensors")
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    assert shapes == {"W_enc": (_D, _F), "b_enc": (_F,), "W_dec": (_F, _D), "b_dec": (_D,)}
+    assert shapes == {"W_enc": (D_IN, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     with safe_open(folder / "sae_weights.safetensors", framework="pt") as handle:
         assert handle.metadata() == {"format": "pt"}
     config = json.loads((folder / "cfg.json").read_text())
     assert config == {
         "architecture": "standard",
-        "d_in": _D,
-        "d_sae": _F,
+        "d_in": D_IN,
+        "d_sae": D_SAE,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": "6.0.0", "hook_name": "blocks.1.hook_resid_pre", "saeworks": {"seed": 3}},
+        "metadata": {"sae_lens_version": "6.0.0", **_METADATA},
     }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "saved", "names"),
+    [
+        ("relu", "standard", {"b_enc"}),
+        ("topk", "topk", {"b_enc"}),
+        ("batch_topk", "jumprelu", {"b_enc", "threshold"}),
+        ("matryoshka_batch_topk", "jumprelu", {"b_enc", "threshold"}),
+        ("gated", "gated", {"b_gate", "b_mag", "r_mag"}),
+        ("jumprelu", "jumprelu", {"b_enc", "threshold"}),
+    ],
+)
+def test_each_architecture_has_saelens_name_and_tensors(architecture, saved, names, tmp_path):
+    save_sae(trained_sae(architecture, pre_bias=True), tmp_path, {"hook_name": "blocks.0.attn.hook_z"})
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["architecture"] == saved
+    assert config["apply_b_dec_to_input"] is True and config["reshape_activations"] == "hook_z"
+    assert config.get("k") == (K if saved == "topk" else None)
+    assert config.get("rescale_acts_by_decoder_norm") == (False if saved == "topk" else None)
+    weights = load_file(tmp_path / "sae_weights.safetensors")
+    assert weights.keys() == {"W_enc", "W_dec", "b_dec", *names}
+    assert all(weights[name].shape == (D_SAE,) for name in names)
 
 
 def test_the_decoder_on_disk_has_unit_rows_so_that_a_reader_needs_no_normalisation(sae, folder):
     weights = load_file(folder / "sae_weights.safetensors")
-    torch.testing.assert_close(weights["W_dec"].norm(dim=1), torch.ones(_F))
-    x = torch.randn(50, _D, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(weights["W_dec"].norm(dim=1), torch.ones(D_SAE))
+    x = inputs()
     plain = torch.relu(x @ weights["W_enc"] + weights["b_enc"]) @ weights["W_dec"] + weights["b_dec"]  # what SAELens computes
     torch.testing.assert_close(plain, sae(x)[0], rtol=1e-5, atol=1e-5)
-
-
-def test_saving_does_not_touch_the_sae(sae, tmp_path):
-    before = {name: p.detach().clone() for name, p in sae.named_parameters()}
-    save_sae(sae, tmp_path, {})
-    assert all(torch.equal(p, before[name]) and p.requires_grad for name, p in sae.named_parameters())
 
 
 def test_equal_saes_give_equal_bytes(sae, folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    save_sae(sae, other, {"hook_name": "blocks.1.hook_resid_pre", "saeworks": {"seed": 3}})
+    save_sae(sae, other, _METADATA)
     for name in ("cfg.json", "sae_weights.safetensors"):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
+
+
+# what others wrote
+
+
+def test_decoder_norms_that_rescale_topk_are_folded_even_where_a_row_is_zero(tmp_path):
+    save_sae(trained_sae("topk", decoder="free"), tmp_path, {})
+    weights = load_file(tmp_path / "sae_weights.safetensors")
+    weights["W_dec"][3] = 0
+    _edit_weights(tmp_path, **weights)
+    _edit(tmp_path, rescale_acts_by_decoder_norm=True)
+    loaded, x, norms = load_sae(tmp_path), inputs(), weights["W_dec"].norm(dim=1)
+    pre = (x @ weights["W_enc"] + weights["b_enc"]) * norms
+    top = pre.topk(K, dim=1)
+    codes = torch.zeros_like(pre).scatter_(1, top.indices, top.values.relu())
+    torch.testing.assert_close(loaded.encode(x), codes)
+    expected = codes / norms.clamp(min=1e-30) @ weights["W_dec"] + weights["b_dec"]
+    torch.testing.assert_close(loaded(x)[0], expected)
+
+
+def test_folding_norms_keeps_reconstructions():
+    trained = trained_sae("relu", decoder="free")
+    weights = {name: p.detach() for name, p in trained.named_parameters()}
+    folded, x = fold_decoder_norms(weights), inputs()
+    torch.testing.assert_close(folded["W_dec"].norm(dim=1), torch.ones(D_SAE))
+    output = torch.relu(x @ folded["W_enc"] + folded["b_enc"]) @ folded["W_dec"] + weights["b_dec"]
+    torch.testing.assert_close(output, trained(x)[0])
+
+
+def test_a_negative_threshold_means_a_plain_relu(tmp_path):
+    """As in SAELens, which applies a ReLU before it compares with the threshold."""
+    save_sae(trained_sae("jumprelu"), tmp_path, {})
+    threshold = load_file(tmp_path / "sae_weights.safetensors")["threshold"]
+    threshold[:7] = -0.3
+    _edit_weights(tmp_path, threshold=threshold)
+    assert (load_sae(tmp_path).encode(inputs()) >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_number_types_become_float32(folder, sae, dtype):
+    _edit_weights(folder, **{name: w.to(dtype) for name, w in load_file(folder / "sae_weights.safetensors").items()})
+    loaded = load_sae(folder)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    torch.testing.assert_close(loaded(inputs())[0], sae(inputs())[0], rtol=0.1, atol=0.1)
+
+
+def test_a_folder_of_before_saelens_6_loads(tmp_path):
+    trained = trained_sae("topk", pre_bias=True)
+    save_sae(trained, tmp_path, {})
+    old = {
+        "d_in": D_IN,
+        "d_sae": D_SAE,
+        "dtype": "torch.float32",
+        "hook_point": "blocks.2.hook_resid_pre",
+        "normalize_activations": False,
+    }
+    old |= {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
+    (tmp_path / "cfg.json").write_text(json.dumps(old))
+    _assert_same(load_sae(tmp_path), trained, inputs())
+    (tmp_path / "cfg.json").write_text(json.dumps(old | {"normalize_activations": True}))
+    assert "expected_average_only_in" in _sentence(tmp_path)
+    (tmp_path / "cfg.json").write_text(json.dumps(old | {"activation_fn_str": "tanh-relu"}))
+    assert "'tanh-relu'" in _sentence(tmp_path)
+
+
+# what is wrong with a folder
 
 
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
@@ -128,40 +278,47 @@ def test_truncated_weights_are_one_sentence(folder, keep):
     assert "sae_weights.safetensors cannot be read" in _sentence(folder)
 
 
-def test_a_damaged_config_is_one_sentence(folder):
-    (folder / "cfg.json").write_text('{"architecture": "standard", ')
-    assert "is not valid JSON" in _sentence(folder)
+@pytest.mark.parametrize(
+    ("text", "sentence"), [('{"architecture": "standard", ', "is not valid JSON"), ("[]", "holds no configuration")]
+)
+def test_a_damaged_config_is_one_sentence(folder, text, sentence):
+    (folder / "cfg.json").write_text(text)
+    assert sentence in _sentence(folder)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"architecture": "topk"},
+        {"architecture": "matching_pursuit"},
+        {"architecture": "batchtopk"},
         {"architecture": None},
-        {"apply_b_dec_to_input": True},
         {"normalize_activations": "expected_average_only_in"},
-        {"reshape_activations": "hook_z"},
+        {"normalize_activations": "constant_norm_rescale"},
+        {"reshape_activations": "other"},
+        {"finetuning_scaling_factor": True},
     ],
 )
-def test_another_architecture_is_refused_instead_of_computed_wrongly(folder, changes):
+def test_another_computation_is_refused_instead_of_computed_wrongly(folder, changes):
     _edit(folder, **changes)
     message = _sentence(folder)
     assert "cfg.json" in message and "does not load" in message
     assert repr(next(iter(changes.values()))) in message
 
 
-@pytest.mark.parametrize("key", ["d_in", "d_sae"])
-def test_a_config_without_its_sizes_is_one_sentence(folder, key):
-    config = json.loads((folder / "cfg.json").read_text())
+@pytest.mark.parametrize("key", ["d_in", "d_sae", "k"])
+def test_a_config_without_its_sizes_is_one_sentence(tmp_path, key):
+    save_sae(trained_sae("topk"), tmp_path, {})
+    config = json.loads((tmp_path / "cfg.json").read_text())
     del config[key]
-    (folder / "cfg.json").write_text(json.dumps(config))
-    assert f"`{key}`" in _sentence(folder)
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    assert f"`{key}`" in _sentence(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec"])
+@pytest.mark.parametrize("name", ["W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec"])
 @pytest.mark.parametrize("damage", ["missing", "transposed", "longer"])
-def test_weights_that_do_not_fit_the_config_are_named(folder, name, damage):
-    path = folder / "sae_weights.safetensors"
+def test_weights_that_do_not_fit_the_config_are_named(tmp_path, name, damage):
+    save_sae(trained_sae("gated"), tmp_path, {})
+    path = tmp_path / "sae_weights.safetensors"
     weights = load_file(path)
     if damage == "missing":
         del weights[name]
@@ -170,13 +327,38 @@ def test_weights_that_do_not_fit_the_config_are_named(folder, name, damage):
     else:
         weights[name] = torch.cat([weights[name], weights[name]])
     save_file(weights, path)
-    message = _sentence(folder)
-    assert f"{name} should have shape" in message
+    assert f"{name} should have shape" in _sentence(tmp_path)
 
 
-def test_a_decoder_that_the_forward_pass_would_rescale_is_refused(folder):
-    path = folder / "sae_weights.safetensors"
-    weights = load_file(path)
-    weights["W_dec"][3] *= 1.5
-    save_file(weights, path)
-    assert "unit norm" in _sentence(folder)
+# going on with a saved SAE
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_run_continues_the_sae_that_was_saved(architecture, tmp_path):
+    trained = trained_sae(architecture, decoder="normalised", pre_bias=True)
+    save_sae(trained, tmp_path, {}, scale=2.0)
+    new = trained_sae(architecture, seed=5, decoder="normalised", pre_bias=True)
+    load_into(new, tmp_path)
+    _assert_same(new, trained, inputs() / 2, 2.0)
+    if isinstance(new, BatchTopKSAE):
+        torch.testing.assert_close(new.threshold, trained.threshold / 2)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (lambda: trained_sae("topk"), "standard SAE of 24 features on 8 inputs, but the run continues a topk SAE"),
+        (lambda: ReluSAE(D_IN, D_SAE + 1), "SAE of 25 on 8"),
+        (lambda: ReluSAE(D_IN, D_SAE, pre_bias=True), "without `pre_bias`"),
+        (lambda: ReluSAE(D_IN, D_SAE, layer_norm=True), "without `layer_norm`"),
+    ],
+)
+def test_a_run_does_not_continue_an_sae_that_it_does_not_fit(folder, other, words):
+    with pytest.raises(UserError, match=words):
+        load_into(other(), folder)
+
+
+def test_signed_topk_is_an_sae_with_k(tmp_path):
+    save_sae(trained_sae("topk", relu=False), tmp_path, {})
+    loaded = load_sae(tmp_path)
+    assert isinstance(loaded, TopKSAE) and loaded.k == K and not loaded.relu

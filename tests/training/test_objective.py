@@ -2,199 +2,510 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from tests.tiny_pipeline import D_MODEL, D_VOCAB, N_LAYERS, run_spec, tiny_decoder
+from tests.tiny_pipeline import D_VOCAB, N_LAYERS, run_spec, tiny_decoder
+from torch import Tensor
 
-from saeworks.sae.init import init_braun2024
+from saeworks.config.training import RunSpec
+from saeworks.lm.decoder import Decoder
+from saeworks.lm.sites import Site
+from saeworks.sae.base import SAE
+from saeworks.sae.build import build_sae
 from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError
-from saeworks.training.objective import Coefficients, coefficients, downstream_layers, e2e_terms, local_terms, total
+from saeworks.training.objective import (
+    CleanPass,
+    Coefficients,
+    auxk_k,
+    coefficients,
+    downstream_layers,
+    loss_terms,
+    total,
+)
 
-_LAYER, _ROWS, _CONTEXT = 1, 3, 6
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_decoder(dtype=torch.float64)
-
-
-@pytest.fixture
-def sae() -> ReluSAE:
-    sae = ReluSAE(D_MODEL, 40).double()
-    init_braun2024(sae, torch.Generator().manual_seed(0))
-    return sae
+_ROWS, _CONTEXT = 3, 6
+_VARIANCE = torch.tensor(0.83, dtype=torch.float64)
+_DEAD = torch.arange(24) % 5 == 0  # 5 features
 
 
-def _tokens() -> torch.Tensor:
+# the literal account: the model with a value replaced, an SAE by its formula, a loss by its definition
+
+
+class _Replaced(Decoder):
+    """The model with `replace` applied to the value at one hook point; keeps the residual before each block and the value."""
+
+    def __init__(self, model: Decoder, hook_point: str, replace: Any = lambda value: value) -> None:
+        super().__init__(model.arch, model.weights)
+        _, block, *name = hook_point.split(".")
+        self.at, self.kind, self.replace = int(block), ".".join(name), replace
+        if self.kind == "hook_resid_post":
+            self.at, self.kind = self.at + 1, "hook_resid_pre"
+
+    def _here(self, kind: str, layer: int, value: Tensor) -> Tensor:
+        if (kind, layer) != (self.kind, self.at):
+            return value
+        self.value = self.replace(value)
+        return self.value
+
+    def _block(self, layer, resid, cache):
+        block = f"blocks.{layer}"
+        z = self._here("attn.hook_z", layer, self._attention(layer, self._norm(f"{block}.ln1", resid), cache))
+        mid = resid + self._here("hook_attn_out", layer, self._linear(f"{block}.attn.o", z))
+        mid = self._here("hook_resid_mid", layer, mid)
+        return mid + self._here("hook_mlp_out", layer, self._mlp(layer, resid if self.arch.parallel else mid))
+
+    def run(self, tokens: Tensor) -> dict[int, Tensor]:
+        """The residual before every block and, at `N_LAYERS`, after the last."""
+        resid, residuals = self.embed(tokens), {}
+        for layer in range(N_LAYERS + 1):
+            residuals[layer] = resid = self._here("hook_resid_pre", layer, resid)
+            resid = self._block(layer, resid, None) if layer < N_LAYERS else resid
+        return residuals
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """`values` of one dimension with all but the `count` largest set to 0."""
+    kept = values.sort(descending=True).indices[:count]
+    return torch.stack([value if i in kept else value * 0 for i, value in enumerate(values)])
+
+
+def _literal_sae(sae: SAE, spec: RunSpec, x: Tensor) -> dict[str, Any]:
+    """Pre-activations, codes, directions and outputs (one per prefix) of (tokens, d_in)."""
+    settings = spec.training
+    pre = (x - sae.b_dec if settings.pre_bias else x) @ sae.W_enc + sae.b_enc
+    directions = sae.W_dec
+    if settings.decoder == "normalised":
+        directions = directions / directions.pow(2).sum(dim=1, keepdim=True).sqrt()
+    more, penalised = None, None
+    if settings.architecture == "topk":
+        codes = torch.stack([_largest(row, spec.k) for row in pre])
+        codes = codes.clamp(min=0) if settings.topk_relu else codes
+        if settings.multi_topk:
+            more = torch.stack([_largest(row, 4 * spec.k).clamp(min=0) for row in pre]) @ directions + sae.b_dec
+    elif settings.architecture in ("batch_topk", "matryoshka_batch_topk"):
+        codes = _largest(pre.flatten(), spec.k * len(x)).view_as(pre).clamp(min=0)
+    elif settings.architecture == "gated":
+        penalised = pre.clamp(min=0)
+        codes = (pre > 0) * ((pre - sae.b_enc) * sae.r_mag.exp() + sae.b_mag).clamp(min=0)
+    elif settings.architecture == "jumprelu":
+        codes = pre * (pre > sae.threshold)
+    else:
+        codes = pre.clamp(min=0)
+    stops = [len(directions)]
+    if settings.architecture == "matryoshka_batch_topk":
+        stops = [round(sum(settings.matryoshka_fractions[: i + 1]) * len(directions)) for i in range(3)]
+    outputs = [codes[:, :stop] @ directions[:stop] + sae.b_dec for stop in stops]
+    penalised = codes if penalised is None else penalised
+    return {"pre": pre, "codes": codes, "D": directions, "outputs": outputs, "more": more, "penalised": penalised}
+
+
+def _elements(output: Tensor, target: Tensor, mse_norm: str) -> Tensor:
+    """The numbers whose mean is the reconstruction error."""
+    square = (output - target) ** 2
+    if mse_norm == "input_norm":
+        return square / target.pow(2).sum(dim=1, keepdim=True).sqrt()
+    return square / _VARIANCE if mse_norm == "variance" else square
+
+
+def _penalty(parts: dict[str, Any], spec: RunSpec) -> Tensor:
+    settings, codes, norms = spec.training, parts["penalised"], parts["D"].pow(2).sum(dim=1).sqrt()
+    kind = settings.penalty or "l1"
+    value = torch.zeros((), dtype=torch.float64)
+    for token in codes:
+        for code, norm in zip(token, norms, strict=True):
+            if code.item() != 0:
+                value = value + {
+                    "l1": lambda c, n: c.abs(),
+                    "lp": lambda c, n: c.abs() ** settings.lp_p,
+                    "l1_decoder_norm": lambda c, n: c.abs() * n,
+                    "tanh": lambda c, n: (settings.tanh_scale * c.abs() * n).tanh(),
+                    "l0": lambda c, n: torch.ones((), dtype=torch.float64),
+                }[kind](code, norm)
+    value = value / len(codes)
+    return value / codes.new_tensor(parts["D"].shape[1]) if settings.mse_norm == "d_in" else value
+
+
+def _ghost(parts: dict[str, Any], x: Tensor, mse_norm: str, exp_relu: bool) -> Tensor:
+    r = (x - parts["outputs"][-1]).detach()
+    pre = parts["pre"][:, _DEAD]
+    g = (pre.clamp(min=0) if exp_relu else pre).exp() @ parts["D"][_DEAD]
+    g = g * (r.norm(dim=1, keepdim=True) / (2 * g.norm(dim=1, keepdim=True) + 1e-6)).detach()
+    loss = (g - r) ** 2 / (r - r.mean(dim=0)).norm(dim=1, keepdim=True)
+    error = _elements(parts["outputs"][-1], x, mse_norm)
+    return ((error / (loss + 1e-6)).detach() * loss).mean()
+
+
+def _auxk(parts: dict[str, Any], x: Tensor, k: int) -> Tensor:
+    e = (x - parts["outputs"][-1]).detach()
+    codes = torch.stack([_largest(row, k).clamp(min=0) for row in parts["pre"][:, _DEAD]])
+    return ((codes @ parts["D"][_DEAD] - e).pow(2).sum(dim=1) / e.pow(2).sum(dim=1)).mean()
+
+
+def _literal(sae: SAE, model: Decoder, spec: RunSpec, layers: list[int], scale: float, dead: bool) -> dict[str, Tensor]:
+    """All loss terms, the model run from the tokens."""
+    settings, norm = spec.training, spec.training.mse_norm
+    clean = _Replaced(model, spec.hook_point)
+    original = clean.run(_tokens())
+    value = clean.value
+    x = value.flatten(0, 1) * scale
+    mean, std = 0.0, 1.0
+    if settings.activation_scale == "layer_norm":
+        mean = x.mean(dim=1, keepdim=True)
+        std = ((x - mean).pow(2).sum(dim=1, keepdim=True) / (x.shape[1] - 1)).sqrt()
+        x = (x - mean) / (std + 1e-5)  # on the way in only, as in SAELens
+    parts = _literal_sae(sae, spec, x)
+    minimised = spec.objective in ("local", "finetune") or settings.reconstruction_coeff
+    outputs = parts["outputs"] if minimised else parts["outputs"][-1:]  # what is only tracked is the whole dictionary's
+    terms = {"out_to_in": sum(_elements(output, x, norm).mean() for output in outputs)}
+    if spec.objective != "local":
+        terms["logits_kl"] = torch.zeros((), dtype=torch.float64)
+        terms |= {"in_to_orig": torch.zeros((), dtype=torch.float64)} if layers else {}
+        for output in parts["outputs"]:
+            spliced = ((output * std + mean) / scale).view_as(value)
+            new = _Replaced(model, spec.hook_point, lambda _, spliced=spliced: spliced).run(_tokens())
+            p, q = (model.logits(residuals[N_LAYERS]).softmax(dim=-1).flatten(0, 1) for residuals in (original, new))
+            terms["logits_kl"] = terms["logits_kl"] + sum((a * (a / b).log()).sum() for a, b in zip(p, q, strict=True)) / len(p)
+            for layer in layers:
+                terms["in_to_orig"] = terms["in_to_orig"] + ((new[layer] - original[layer]) ** 2).mean() / len(layers)
+    if spec.sparsity_coeff is not None:
+        terms["sparsity"] = _penalty(parts, spec)
+    if settings.architecture == "gated":
+        output = parts["penalised"] @ parts["D"].detach() + sae.b_dec.detach()
+        terms["gate"] = _elements(output, x, norm).mean()
+    if settings.multi_topk:
+        terms["multi_topk"] = _elements(parts["more"], x, norm).mean() / 8
+    if dead and settings.dead_features == "auxk":
+        terms["auxk"] = _auxk(parts, x, settings.auxk_k)
+    elif dead:
+        terms["ghost"] = _ghost(parts, x, norm, settings.dead_features == "ghost_grads_exp_relu")
+    return terms
+
+
+# ours
+
+
+def _tokens() -> Tensor:
     return torch.randint(D_VOCAB, (_ROWS, _CONTEXT), generator=torch.Generator().manual_seed(1))
 
 
-def _literal(sae: ReluSAE, model, tokens: torch.Tensor, layer: int, downstream: list[int]) -> dict[str, torch.Tensor]:
-    """All loss terms by loops over rows, positions and vocabulary, the model run from the tokens, block by block."""
-    sums = dict.fromkeys(("logits_kl", "out_to_in", "sparsity", "in_to_orig"), torch.zeros((), dtype=torch.float64))
-    n = tokens.numel()
-    directions = sae.W_dec / sae.W_dec.pow(2).sum(dim=1, keepdim=True).sqrt()
-    for row in tokens:
-        resid = model.embed(row[None])
-        original, new = {}, {}
-        for at in range(N_LAYERS + 1):
-            original[at] = resid[0]
-            resid = model.blocks(resid, at, at + 1)[0] if at < N_LAYERS else resid
-        codes = (original[layer] @ sae.W_enc + sae.b_enc).clamp(min=0)
-        output = codes @ directions + sae.b_dec
-        resid = output[None]
-        for at in range(layer, N_LAYERS + 1):
-            new[at] = resid[0]
-            resid = model.blocks(resid, at, at + 1)[0] if at < N_LAYERS else resid
-        for position in range(tokens.shape[1]):
-            p, q = (model.logits(r[N_LAYERS][position]).softmax(dim=0) for r in (original, new))
-            sums["logits_kl"] = sums["logits_kl"] + sum(p[v] * (p[v] / q[v]).log() for v in range(D_VOCAB)) / n
-            error = (output[position] - original[layer][position]) ** 2
-            sums["out_to_in"] = sums["out_to_in"] + error.sum() / D_MODEL / n
-            sums["sparsity"] = sums["sparsity"] + codes[position].sum() / D_MODEL / n
-            for at in downstream:
-                error = (new[at][position] - original[at][position]) ** 2
-                sums["in_to_orig"] = sums["in_to_orig"] + error.sum() / D_MODEL / n / len(downstream)
-    return sums
+def _sae(spec: RunSpec, d_in: int = 16) -> SAE:
+    """An SAE with random parameters; thresholds of JumpReLU are positive."""
+    sae = build_sae(d_in, spec.training, spec.k).double().train()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.normal_(std=0.4, generator=generator)
+        if spec.training.architecture == "jumprelu":
+            sae.threshold.abs_()
+    return sae
 
 
-def _residual(model, layer: int = _LAYER) -> torch.Tensor:
-    return model.blocks(model.embed(_tokens()), 0, layer)[0].detach()
+def _ours(
+    sae: SAE, model: Decoder, spec: RunSpec, layers: list[int], scale: float = 1.0, dead: bool = False
+) -> dict[str, Tensor]:
+    site = Site.parse(spec.hook_point, model.arch)
+    values = model.hook_values(_tokens(), [site.name, site.stream])
+    x = values[site.name]
+    clean = CleanPass(model, site, x, values[site.stream], layers) if spec.objective != "local" else None
+    return loss_terms(sae, x.flatten(0, 1), spec, clean, layers, _DEAD if dead else None, scale, _VARIANCE)[0]
 
 
-def _gradients(value: torch.Tensor, sae: ReluSAE) -> list[torch.Tensor]:
-    return list(torch.autograd.grad(value, list(sae.parameters())))
+def _gradients(value: Tensor, sae: SAE) -> dict[str, Tensor]:
+    found = torch.autograd.grad(value, list(sae.parameters()), allow_unused=True, retain_graph=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(sae.named_parameters(), found, strict=True)}
 
 
-def _assert_equal_gradients(ours: torch.Tensor, expected: torch.Tensor, sae: ReluSAE) -> None:
-    for a, b in zip(_gradients(ours, sae), _gradients(expected, sae), strict=True):
-        assert b.abs().max() > 1e-8
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-12)
+@pytest.fixture(scope="module")
+def model() -> Decoder:
+    return tiny_decoder(dtype=torch.float64)
 
 
-def test_local_terms_total_and_gradients_equal_the_literal_formula(model, sae):
-    spec = run_spec("local", sparsity_coeff=0.7)
-    terms, codes = local_terms(sae, _residual(model).flatten(0, 1))
-    literal = _literal(sae, model, _tokens(), _LAYER, [])
-    assert set(terms) == {"out_to_in", "sparsity"}
-    for name, value in terms.items():
-        torch.testing.assert_close(value, literal[name], rtol=1e-9, atol=0)
-    loss, expected = total(terms, coefficients(spec)), literal["out_to_in"] + 0.7 * literal["sparsity"]
-    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
-    _assert_equal_gradients(loss, expected, sae)
-    assert codes.shape == (_ROWS * _CONTEXT, 40)
+_NORMS = ("d_in", "input_norm", "variance")
+_LOCAL = {"out_to_in": 1.0, "sparsity": 0.7}
+_E2E = {"logits_kl": 1.0, "sparsity": 0.7}
+_DS = {"logits_kl": 0.5, "in_to_orig": 2.5, "sparsity": 0.7}
+_FINETUNE = {"out_to_in": 0.5, "balance": 0.5, "sparsity": 0.7}
+_MATRYOSHKA = {"architecture": "matryoshka_batch_topk", "matryoshka_fractions": [0.25, 0.25, 0.5]}
+_PLAIN_DECODER = {"decoder": "free", "pre_bias": True}
+
+# name: objective, changes of the run, weight of each term in the total (`balance`: of KL, in finetuning)
+_CASES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
+    **{
+        f"local {penalty} {norm}": ("local", {"penalty": penalty, "mse_norm": norm, "decoder": "free", "tanh_scale": 0.6}, _LOCAL)
+        for penalty in ("l1", "lp", "l1_decoder_norm", "tanh")
+        for norm in _NORMS
+    },
+    "local lp 0.8": ("local", {"penalty": "lp", "lp_p": 0.8}, _LOCAL),
+    "local pre_bias": ("local", {"pre_bias": True}, _LOCAL),
+    "local pre_bias free": ("local", _PLAIN_DECODER, _LOCAL),
+    "local sparsity warm-up": ("local", {"factor": 0.3}, _LOCAL | {"sparsity": 0.21}),
+    "local scale": ("local", {"scale": 0.37}, _LOCAL),
+    "local layer_norm": ("local", {"activation_scale": "layer_norm"}, _LOCAL),
+    **{f"e2e at {layer}": ("e2e", {"hook_point": f"blocks.{layer}.hook_resid_pre"}, _E2E) for layer in (0, 1, 3)},
+    "e2e at the end": ("e2e", {"hook_point": "blocks.3.hook_resid_post"}, _E2E),
+    "e2e kl_coeff": ("e2e", {"kl_coeff": 0.3}, _E2E | {"logits_kl": 0.3}),
+    "e2e sparsity warm-up": ("e2e", {"factor": 0.3}, _E2E | {"sparsity": 0.21}),
+    "e2e_ds mixture": ("e2e_ds", {"reconstruction_coeff": 0.4}, _DS | {"out_to_in": 0.4}),
+    **{f"e2e mixture {norm}": ("e2e", {"reconstruction_coeff": 0.4, "mse_norm": norm}, _E2E | {"out_to_in": 0.4}) for norm in _NORMS},
+    **{f"e2e {norm}": ("e2e", {"mse_norm": norm}, _E2E) for norm in _NORMS[1:]},
+    "e2e scale": ("e2e", {"scale": 0.37}, _E2E),
+    "e2e layer_norm": ("e2e", {"activation_scale": "layer_norm"}, _E2E),
+    "e2e_ds scale and layer_norm": ("e2e_ds", {"scale": 0.37, "activation_scale": "layer_norm"}, _DS),
+    "e2e_ds": ("e2e_ds", {}, _DS),
+    "e2e_ds coefficients": ("e2e_ds", {"kl_coeff": 0.0, "downstream_coeff": 0.05}, {"in_to_orig": 0.05, "sparsity": 0.7}),
+    "e2e_ds next 1": ("e2e_ds", {"downstream_next": 1}, _DS),
+    "e2e_ds layer 3": ("e2e_ds", {"downstream_layers": [3]}, _DS),
+    **{
+        f"e2e_ds {hook}": ("e2e_ds", {"hook_point": f"blocks.1.{hook}"}, _DS)
+        for hook in ("hook_resid_post", "hook_mlp_out", "hook_attn_out", "attn.hook_z", "hook_resid_mid")
+    },
+    "e2e_ds attn.hook_z scale": ("e2e_ds", {"hook_point": "blocks.1.attn.hook_z", "scale": 0.37}, _DS),
+    **{f"e2e at the last {hook}": ("e2e", {"hook_point": f"blocks.3.{hook}"}, _E2E) for hook in ("hook_mlp_out", "attn.hook_z")},
+    "finetune": ("finetune", {}, _FINETUNE),
+    "finetune coefficients": ("finetune", {"kl_coeff": 0.3, "reconstruction_coeff": 0.8}, _FINETUNE | {"out_to_in": 0.8, "balance": 0.3}),
+    "finetune KL only": ("finetune", {"reconstruction_coeff": 0.0}, {"balance": 0.5, "sparsity": 0.7}),
+    "finetune downstream": ("finetune", {"downstream_coeff": 0.2, "downstream_next": 2}, _FINETUNE | {"in_to_orig": 0.2}),
+    "finetune downstream 0": ("finetune", {"downstream_coeff": 0.0}, _FINETUNE),
+    "finetune variance": ("finetune", {"mse_norm": "variance"}, _FINETUNE),
+    **{
+        f"gated {objective} {norm}": (objective, {"architecture": "gated", "mse_norm": norm}, weights | {"gate": 1.0})
+        for objective, weights in (("local", _LOCAL), ("e2e", _E2E))
+        for norm in _NORMS
+    },
+    "jumprelu l1": ("local", {"architecture": "jumprelu", "penalty": "l1", "jumprelu_bandwidth": 1e-9}, _LOCAL),
+    **{
+        f"{architecture} {objective}": (objective, {"architecture": architecture}, {k: v for k, v in weights.items() if k != "sparsity"})
+        for architecture in ("topk", "batch_topk")
+        for objective, weights in (("local", _LOCAL), ("e2e_ds", _DS))
+    },
+    "topk without relu": ("local", {"architecture": "topk", "topk_relu": False, "k": 16}, {"out_to_in": 1.0}),
+    **{
+        f"multi_topk {norm}": ("local", {"architecture": "topk", "multi_topk": True, "mse_norm": norm}, {"out_to_in": 1.0, "multi_topk": 1.0})
+        for norm in _NORMS
+    },
+    "multi_topk e2e": ("e2e", {"architecture": "topk", "multi_topk": True}, {"logits_kl": 1.0, "multi_topk": 1.0}),
+    "matryoshka local": ("local", _MATRYOSHKA, {"out_to_in": 1.0}),
+    "matryoshka e2e": ("e2e", _MATRYOSHKA, {"logits_kl": 1.0}),
+    "matryoshka e2e_ds mixture": ("e2e_ds", _MATRYOSHKA | {"reconstruction_coeff": 0.4}, {"logits_kl": 0.5, "in_to_orig": 2.5, "out_to_in": 0.4}),
+    "matryoshka finetune": ("finetune", _MATRYOSHKA, {"out_to_in": 0.5, "balance": 0.5}),
+    **{
+        f"auxk {objective}": (objective, {"dead_features": "auxk", "auxk_k": 2, "auxk_coeff": 0.2, "dead": True}, weights | {"auxk": 0.2})
+        for objective, weights in (("local", _LOCAL), ("e2e", _E2E))
+    },
+    "auxk topk variance": (
+        "local",
+        {"architecture": "topk", "dead_features": "auxk", "auxk_k": 2, "mse_norm": "variance", "dead": True},
+        {"out_to_in": 1.0, "auxk": 1 / 32},
+    ),
+    "auxk free pre_bias": ("local", {"dead_features": "auxk", "auxk_k": 9, "dead": True} | _PLAIN_DECODER, _LOCAL | {"auxk": 1 / 32}),
+    **{
+        f"ghost_grads {norm}": ("local", {"dead_features": "ghost_grads", "mse_norm": norm, "dead": True} | _PLAIN_DECODER, _LOCAL | {"ghost": 1.0})
+        for norm in _NORMS
+    },
+    "ghost_grads e2e topk": (
+        "e2e",
+        {"dead_features": "ghost_grads", "architecture": "topk", "mse_norm": "variance", "dead": True},
+        {"logits_kl": 1.0, "ghost": 1.0},
+    ),
+    "ghost_grads_exp_relu": ("local", {"dead_features": "ghost_grads_exp_relu", "dead": True}, _LOCAL | {"ghost": 1.0}),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("layer", [0, _LAYER, N_LAYERS - 1, N_LAYERS])
-def test_e2e_terms_total_and_gradients_equal_the_literal_formula(model, sae, layer):
-    spec = run_spec("e2e", sparsity_coeff=0.7)
-    terms, codes = e2e_terms(sae, model, layer, _residual(model, layer), [])
-    literal = _literal(sae, model, _tokens(), layer, [])
-    assert set(terms) == {"logits_kl", "out_to_in", "sparsity"}
-    for name, value in terms.items():
-        torch.testing.assert_close(value, literal[name], rtol=1e-8, atol=0)
-    loss, expected = total(terms, coefficients(spec)), literal["logits_kl"] + 0.7 * literal["sparsity"]
+@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+@pytest.mark.parametrize("case", _CASES)
+def test_terms_total_and_gradients_equal_the_literal_formula(model, monkeypatch, case, sparse):
+    objective, changes, weights = _CASES[case]
+    changes = dict(changes)
+    factor, scale, dead = changes.pop("factor", 1.0), changes.pop("scale", 1.0), changes.pop("dead", False)
+    spec = run_spec(
+        objective, **({} if "architecture" in changes and "sparsity" not in weights else {"sparsity_coeff": 0.7}) | changes
+    )
+    monkeypatch.setattr(SAE, "_sparse_is_faster", lambda *_: sparse)
+    sae = _sae(spec)
+    layer = Site.parse(spec.hook_point, model.arch).layer
+    layers = downstream_layers(spec, layer, N_LAYERS) if objective != "local" else []
+    ours, literal = _ours(sae, model, spec, layers, scale, dead), _literal(sae, model, spec, layers, scale, dead)
+    assert ours.keys() == literal.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, literal[name], rtol=1e-8, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+    loss = total(ours, coefficients(spec), factor, objective == "finetune")
+    weights = dict(weights)
+    if "balance" in weights:
+        weights["logits_kl"] = weights.pop("balance") * (literal["out_to_in"] / literal["logits_kl"]).item()
+    expected = sum(weight * literal[name] for name, weight in weights.items())
     torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0)
-    _assert_equal_gradients(loss, expected, sae)
-    assert codes.shape == (_ROWS, _CONTEXT, 40)
+    found, wanted = _gradients(loss, sae), _gradients(expected, sae)
+    for name in found:
+        assert wanted[name].abs().max() > 1e-8 or name == "threshold"
+        torch.testing.assert_close(
+            found[name], wanted[name], rtol=1e-6, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
-@pytest.mark.parametrize("downstream", [[2, 3], [3]])
-def test_e2e_ds_terms_total_and_gradients_equal_the_literal_formula(model, sae, downstream):
-    spec = run_spec("e2e_ds", sparsity_coeff=0.7)
-    terms, _ = e2e_terms(sae, model, _LAYER, _residual(model), downstream)
-    literal = _literal(sae, model, _tokens(), _LAYER, downstream)
-    assert set(terms) == {"logits_kl", "out_to_in", "sparsity", "in_to_orig"}
-    for name, value in terms.items():
-        torch.testing.assert_close(value, literal[name], rtol=1e-8, atol=0)
-    loss = total(terms, coefficients(spec))
-    expected = 0.5 * literal["logits_kl"] + 2.5 * literal["in_to_orig"] + 0.7 * literal["sparsity"]
-    torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0)
-    _assert_equal_gradients(loss, expected, sae)
+@pytest.mark.parametrize("hook", ["hook_resid_pre", "hook_mlp_out", "hook_attn_out", "attn.hook_z"])
+def test_a_model_with_parallel_blocks_has_the_literal_end_to_end_terms(hook):
+    parallel = tiny_decoder(dtype=torch.float64, parallel=True)
+    spec = run_spec("e2e_ds", hook_point=f"blocks.1.{hook}")
+    sae = _sae(spec)
+    ours, literal = _ours(sae, parallel, spec, [2, 3]), _literal(sae, parallel, spec, [2, 3], 1.0, False)
+    for name in ("logits_kl", "in_to_orig"):
+        torch.testing.assert_close(ours[name], literal[name], rtol=1e-8, atol=0)
+        for a, b in zip(_gradients(ours[name], sae).values(), _gradients(literal[name], sae).values(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-11)
 
 
-def test_reconstruction_is_only_tracked_in_the_end_to_end_objectives(model, sae):
-    terms, _ = e2e_terms(sae, model, _LAYER, _residual(model), [2])
+@pytest.mark.parametrize("norm", _NORMS)
+def test_the_l0_penalty_counts_open_gates_and_teaches_the_thresholds_alone(model, norm):
+    spec = run_spec(architecture="jumprelu", mse_norm=norm, jumprelu_bandwidth=0.5)
+    sae = _sae(spec)
+    x = model.hook_values(_tokens(), [spec.hook_point])[spec.hook_point].flatten(0, 1)
+    terms, _ = loss_terms(sae, x, spec, variance=_VARIANCE)
+    z = x @ sae.W_enc + sae.b_enc
+    divisor = 16 if norm == "d_in" else 1
+    torch.testing.assert_close(terms["sparsity"], (z > sae.threshold).double().sum() / len(x) / divisor)
+    gradients = _gradients(terms["sparsity"], sae)
+    kernel = ((z - sae.threshold).abs() < 0.25).double() / 0.5
+    torch.testing.assert_close(gradients.pop("threshold"), -kernel.sum(dim=0) / len(x) / divisor)
+    assert all(not gradient.any() for gradient in gradients.values())
+
+
+def test_the_balance_of_a_finetuned_run_is_a_constant(model):
+    spec = run_spec("finetune", sparsity_coeff=0.7)
+    sae = _sae(spec)
+    terms = _ours(sae, model, spec, [])
+    loss = total(terms, coefficients(spec), balance=True)
+    torch.testing.assert_close(loss, terms["out_to_in"] + 0.7 * terms["sparsity"])
+    ratio = (terms["out_to_in"] / terms["logits_kl"]).item()
+    by_hand = 0.5 * (terms["out_to_in"] + ratio * terms["logits_kl"]) + 0.7 * terms["sparsity"]
+    free = terms["out_to_in"] + 0.7 * terms["sparsity"]  # the same value with another gradient
+    ours, constant, other = (torch.autograd.grad(value, sae.W_dec, retain_graph=True)[0] for value in (loss, by_hand, free))
+    torch.testing.assert_close(ours, constant, rtol=1e-10, atol=0)
+    assert not torch.allclose(ours, other, rtol=1e-2)
+
+
+def test_a_divergence_of_zero_does_not_spoil_the_balance():
+    kl = torch.zeros((), requires_grad=True)
+    terms = {"out_to_in": torch.tensor(2.0), "logits_kl": kl}
+    assert total(terms, Coefficients(1, 1, 0, 0, 0), balance=True).item() == 2
+
+
+def test_reconstruction_is_only_tracked_in_the_end_to_end_objectives(model):
+    spec = run_spec("e2e_ds")
+    terms = _ours(_sae(spec), model, spec, [2])
     assert not terms["out_to_in"].requires_grad
     assert all(value.requires_grad for name, value in terms.items() if name != "out_to_in")
 
 
-def test_only_the_sae_gets_a_gradient(sae):
+@pytest.mark.parametrize("hook", ["hook_resid_pre", "hook_mlp_out", "attn.hook_z"])
+def test_only_the_sae_gets_a_gradient(hook):
     frozen = tiny_decoder(dtype=torch.float64)
     before = {name: weight.clone() for name, weight in frozen.weights.items()}
-    x = _residual(frozen)
-    terms, _ = e2e_terms(sae, frozen, _LAYER, x, [2, 3])
-    total(terms, coefficients(run_spec("e2e_ds"))).backward()
+    spec = run_spec("e2e_ds", hook_point=f"blocks.1.{hook}")
+    sae = _sae(spec)
+    total(_ours(sae, frozen, spec, [2, 3]), coefficients(spec)).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in sae.parameters())
-    assert x.grad is None
     for name, weight in frozen.weights.items():
         assert not weight.requires_grad and weight.grad is None
         assert torch.equal(weight, before[name])
 
 
-def test_the_clean_pass_keeps_no_graph(sae, monkeypatch):
+def test_the_clean_pass_keeps_no_graph_and_runs_once(monkeypatch):
     model = tiny_decoder(dtype=torch.float64)
+    site = Site.parse("blocks.1.hook_resid_pre", model.arch)
+    x = model.hook_values(_tokens(), [site.name])[site.name]
     modes, real = [], model.blocks
 
     def blocks(*args, **kwargs):
         modes.append(torch.is_grad_enabled())
         return real(*args, **kwargs)
 
-    x = _residual(model)
     monkeypatch.setattr(model, "blocks", blocks)
-    e2e_terms(sae, model, _LAYER, x, [])
-    assert modes == [False, True]  # one pass without gradient and one with
+    clean = CleanPass(model, site, x, x, [2])
+    assert modes == [False]
+    for objective in ("e2e", "e2e_ds"):  # two runs share it
+        spec = run_spec(objective)
+        loss_terms(_sae(spec), x.flatten(0, 1), spec, clean, [2] if objective == "e2e_ds" else [])
+    assert modes == [False, True, True]
+    assert not clean.hidden.requires_grad and not clean.residuals[2].requires_grad
 
 
-def test_a_perfect_reconstruction_has_no_end_to_end_loss(model):
-    class Identity:
-        d_in = D_MODEL
-
-        def __call__(self, x):
-            return x, torch.zeros(*x.shape[:-1], 3)
-
-    terms, _ = e2e_terms(Identity(), model, _LAYER, _residual(model), [2, 3])
-    assert {name: round(value.item(), 12) for name, value in terms.items()} == dict.fromkeys(terms, 0.0)
+@pytest.mark.parametrize("changes", [{}, {"scale": 0.37}, {"activation_scale": "layer_norm"}, {"hook": "hook_mlp_out"}], ids=str)
+def test_a_perfect_reconstruction_has_no_end_to_end_loss(model, changes):
+    changes = dict(changes)
+    scale, hook = changes.pop("scale", 1.0), changes.pop("hook", "hook_resid_pre")
+    spec = run_spec("e2e_ds", hook_point=f"blocks.1.{hook}", d_sae=32, **changes)
+    sae = ReluSAE(16, 32, layer_norm="activation_scale" in changes).double()
+    with torch.no_grad():
+        both = torch.cat([torch.eye(16), -torch.eye(16)]).double()
+        sae.W_dec.copy_(both)
+        sae.W_enc.copy_(both.T)
+    terms = _ours(sae, model, spec, [2, 3], scale)
+    terms.pop("sparsity")
+    tolerance = 1e-8 if "activation_scale" in changes else 1e-12  # the layer norm's ε is not undone
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(dict.fromkeys(terms, 0.0), abs=tolerance)
 
 
 @pytest.mark.parametrize(
     ("objective", "changes", "expected"),
     [
         ("local", {}, (1.0, 0.0, 0.0)),
+        ("local", {"reconstruction_coeff": 0.3}, (1.0, 0.0, 0.0)),
         ("e2e", {}, (0.0, 1.0, 0.0)),
         ("e2e_ds", {}, (0.0, 0.5, 2.5)),
-        ("e2e", {"kl_coeff": 0.3}, (0.0, 0.3, 0.0)),
+        ("finetune", {}, (0.5, 0.5, 0.0)),
+        ("e2e", {"kl_coeff": 0.3, "reconstruction_coeff": 0.2}, (0.2, 0.3, 0.0)),
         ("e2e_ds", {"kl_coeff": 0.0, "downstream_coeff": 0.05}, (0.0, 0.0, 0.05)),
+        ("finetune", {"kl_coeff": 0.1, "reconstruction_coeff": 0.0, "downstream_coeff": 0.05}, (0.0, 0.1, 0.05)),
     ],
 )
 def test_coefficients_are_the_paper_s_unless_set(objective, changes, expected):
-    assert coefficients(run_spec(objective, sparsity_coeff=4.0, **changes)) == Coefficients(*expected, 4.0)
+    assert coefficients(run_spec(objective, sparsity_coeff=4.0, auxk_coeff=0.5, **changes)) == Coefficients(*expected, 4.0, 0.5)
 
 
 def test_the_total_is_the_weighted_sum_of_the_terms_there_are():
-    terms = {"out_to_in": torch.tensor(2.0), "sparsity": torch.tensor(3.0), "logits_kl": torch.tensor(5.0)}
-    assert total(terms, Coefficients(out_to_in=1, logits_kl=0.5, in_to_orig=7, sparsity=10)).item() == 2 + 2.5 + 30
+    terms = {"out_to_in": 2.0, "sparsity": 3.0, "logits_kl": 5.0, "auxk": 11.0, "gate": 13.0}
+    weights = Coefficients(out_to_in=1, logits_kl=0.5, in_to_orig=7, sparsity=10, auxk=0.1)
+    value = total({name: torch.tensor(term) for name, term in terms.items()}, weights, sparsity_factor=0.5)
+    assert value.item() == pytest.approx(2 + 2.5 + 15 + 1.1 + 13)
 
 
-def test_a_term_without_weight_cannot_spoil_the_total():
-    terms = {"out_to_in": torch.tensor(float("nan")), "sparsity": torch.tensor(3.0)}
-    assert total(terms, Coefficients(out_to_in=0, logits_kl=1, in_to_orig=1, sparsity=2)).item() == 6
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_term_without_weight_cannot_spoil_the_total(factor):
+    bad = torch.tensor(float("nan"))
+    terms = {"out_to_in": bad, "logits_kl": torch.tensor(3.0), "sparsity": torch.tensor(4.0) if factor else bad}
+    weights = Coefficients(out_to_in=0, logits_kl=2, in_to_orig=1, sparsity=1, auxk=1)
+    assert total(terms, weights, factor).item() == 6 + 4 * factor
+
+
+@pytest.mark.parametrize(("d_in", "k"), [(768, 512), (16, 8), (1, 1), (64, 32), (100, 64)])
+def test_auxk_takes_the_power_of_two_nearest_to_half_the_inputs_unless_set(d_in, k):
+    assert auxk_k(run_spec().training, d_in) == k
+    assert auxk_k(run_spec(auxk_k=3).training, d_in) == 3
 
 
 @pytest.mark.parametrize(
-    ("objective", "chosen", "layer", "expected"),
+    ("objective", "changes", "layer", "expected"),
     [
-        ("e2e_ds", None, 1, [2, 3]),
-        ("e2e_ds", None, 2, [3]),
-        ("e2e_ds", [3, 2, 3], 1, [2, 3]),
-        ("e2e_ds", [3], 1, [3]),
-        ("e2e", None, 1, []),
-        ("local", None, 1, []),
+        ("e2e_ds", {}, 1, [2, 3]),
+        ("e2e_ds", {}, 2, [3]),
+        ("e2e_ds", {"downstream_layers": [3, 2, 3]}, 1, [2, 3]),
+        ("e2e_ds", {"downstream_layers": [3]}, 1, [3]),
+        ("e2e_ds", {"downstream_next": 1}, 0, [1]),
+        ("e2e_ds", {"downstream_next": 2}, 0, [1, 2]),
+        ("e2e_ds", {"downstream_next": 9}, 1, [2, 3]),  # as many as there are
+        ("e2e_ds", {"downstream_coeff": 0.0}, 3, []),
+        ("e2e", {}, 1, []),
+        ("e2e", {"downstream_coeff": 1.0}, 1, []),
+        ("local", {}, 1, []),
+        ("finetune", {}, 1, []),
+        ("finetune", {"downstream_coeff": 0.1}, 1, [2, 3]),
     ],
 )
-def test_downstream_layers_are_those_after_the_sae_and_before_the_end(objective, chosen, layer, expected):
-    assert downstream_layers(run_spec(objective, downstream_layers=chosen), layer, N_LAYERS) == expected
+def test_downstream_layers_are_those_after_the_sae_and_before_the_end(objective, changes, layer, expected):
+    assert downstream_layers(run_spec(objective, **changes), layer, N_LAYERS) == expected
 
 
 @pytest.mark.parametrize(("chosen", "layer"), [([1, 2], 1), ([4], 1), ([0], 1), (None, 3), (None, 4), ([3], 3)])

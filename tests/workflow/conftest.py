@@ -45,6 +45,17 @@ def planned(output: str) -> dict[str, int]:
     return {name: count for name, count in jobs.items() if name not in ("total", "default", "all")}
 
 
+def assert_same_results(folder: Path, other: Path, at_least: int) -> None:
+    """All results but the timings are the same, byte by byte, and there are `at_least` so many."""
+    relative = [
+        {p.relative_to(place) for p in (place / "results").rglob("*") if p.is_file() and "benchmarks" not in p.parts}
+        for place in (folder, other)
+    ]
+    assert relative[0] == relative[1] and len(relative[0]) >= at_least
+    for path in sorted(relative[0]):
+        assert (folder / path).read_bytes() == (other / path).read_bytes(), path
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the tiny experiment was run from nothing."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from .conftest import REPOSITORY, call, planned, snakemake
+from .conftest import REPOSITORY, assert_same_results, call, planned, snakemake
 
 FIGURES = ["cross_seed", "pareto", "residual_mse", "within_dictionary"]
-AFTER_TABLES = {"geometry": 1, "geometry_tables": 1, "braun2024": 1, **dict.fromkeys(FIGURES, 1)}
+AFTER_TABLES = {"geometry": 2, "geometry_tables": 1, "braun2024": 1, **dict.fromkeys(FIGURES, 1)}
 
 
 def test_the_whole_pipeline_gives_every_artefact(finished):
@@ -25,7 +25,8 @@ def test_the_whole_pipeline_gives_every_artefact(finished):
         assert len(table) == len(pd.read_csv(results / "tables" / f"{name}.csv")) > 0
     assert "data:image/png;base64" in (results / "notebooks" / "braun2024.html").read_text()
     runs = pd.read_parquet(results / "tables" / "runs.parquet")
-    assert set(runs["objective"]) == {"local", "e2e", "e2e_ds"}
+    assert set(runs["objective"]) == {"local", "e2e", "e2e_ds", "finetune"}
+    assert set(runs["architecture"]) == {"relu", "topk"}
     for run in runs["run"]:
         assert {p.name for p in (results / "saes" / run).iterdir()} == {
             "cfg.json",
@@ -59,17 +60,25 @@ def test_a_sparsity_coefficient_trains_that_run_alone_and_redoes_what_follows(wo
     assert weights.stat().st_mtime_ns == before
     assert planned(snakemake(workplace, "-n", config=changed)) == {}
     runs = pd.read_parquet(workplace / "results/tiny/tables/runs.parquet")
-    assert sorted(runs.loc[runs["objective"] == "e2e", "sparsity_coeff"]) == [0.02]
+    assert sorted(runs.loc[runs["group"] == "e2e", "sparsity_coeff"]) == [0.02]
 
 
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("training.lr", 0.004, {"train": 5, "evaluate": 5, "tables": 1, **AFTER_TABLES}),
-        ("training.kl_coeff", 0.7, {"train": 2, "evaluate": 2, "tables": 1, **AFTER_TABLES}),
-        ("evaluation.batch_rows", 16, {"evaluate": 5, "tables": 1, **AFTER_TABLES}),
-        ("geometry.seed", 3, {k: 1 for k in ("geometry", "geometry_tables", "within_dictionary", "cross_seed", "braun2024")}),
-        ("activations.seed", 5, {"activation_cache": 1, "train": 5, "evaluate": 5, "tables": 1, **AFTER_TABLES}),
+        ("training.lr", 0.004, {"train": 7, "evaluate": 7, "tables": 1, **AFTER_TABLES}),
+        ("training.kl_coeff", 0.7, {"train": 3, "evaluate": 3, "tables": 1, **AFTER_TABLES}),
+        # a run that continues another depends on the settings of that one, also on those that it does not use itself
+        ("runs.local.training", {"encoder_bias_init": "zero"}, {"train": 3, "evaluate": 3, "tables": 1, **AFTER_TABLES}),
+        ("runs.finetune.training", {"n_tokens": 2048}, {"train": 1, "evaluate": 1, "tables": 1, **AFTER_TABLES}),
+        ("runs.topk.training", {"architecture": "topk"}, {"train": 1, "evaluate": 1, "tables": 1, **AFTER_TABLES}),
+        ("evaluation.batch_rows", 16, {"evaluate": 7, "tables": 1, **AFTER_TABLES}),
+        (
+            "geometry.seed",
+            3,
+            {"geometry": 2} | dict.fromkeys(("geometry_tables", "within_dictionary", "cross_seed", "braun2024"), 1),
+        ),
+        ("activations.seed", 5, {"activation_cache": 1, "train": 7, "evaluate": 7, "tables": 1, **AFTER_TABLES}),
         ("figures.pareto.x_scale", "log", {"pareto": 1, "braun2024": 1}),
     ],
 )
@@ -77,24 +86,25 @@ def test_a_setting_reruns_what_depends_on_it_and_nothing_else(finished, variant,
     assert planned(snakemake(finished, "-n", config=variant(**{key: value}))) == expected
 
 
+def test_the_coefficient_of_a_start_trains_it_and_what_starts_from_it(finished, variant):
+    changed = variant(**{"runs.local.sparsity_coeffs": [0.1, 2], "runs.finetune.sparsity_coeffs": [2]})
+    jobs = planned(snakemake(finished, "-n", config=changed))
+    assert (jobs["train"], jobs["evaluate"]) == (2, 2)
+
+
 def test_the_same_experiment_gives_the_same_bytes(finished, tmp_path):
     folder = tmp_path / "again"
     folder.mkdir()
     shutil.copytree(finished / "model", folder / "model")
     snakemake(folder)
-    compared = 0
-    for path in sorted(p for p in (finished / "results").rglob("*") if p.is_file() and "benchmarks" not in p.parts):
-        twin = folder / path.relative_to(finished)
-        assert twin.read_bytes() == path.read_bytes(), path
-        compared += 1
-    assert compared > 50
+    assert_same_results(finished, folder, at_least=60)
 
 
 def test_a_second_experiment_leaves_the_first_alone(workplace, variant):
-    second = variant(experiment="other", **{"runs.local.sparsity_coeffs": [0.5]})
+    second = variant(experiment="other", **{"runs.local.sparsity_coeffs": [0.5, 1]})
     before = {p: p.stat().st_mtime_ns for p in (workplace / "results" / "tiny").rglob("*") if p.is_file()}
     assert "train" in planned(snakemake(workplace, "-n", config=second))
-    snakemake(workplace, "--until", "train", config=second)
+    snakemake(workplace, "--", "saes", config=second)
     assert {p: p.stat().st_mtime_ns for p in (workplace / "results" / "tiny").rglob("*") if p.is_file()} == before
     assert planned(snakemake(workplace, "-n")) == {}
 
@@ -104,8 +114,8 @@ def test_a_second_experiment_leaves_the_first_alone(workplace, variant):
     [
         ({"training.d_saee": 3}, "unknown configuration key `training.d_saee` (did you mean 'd_sae'?)"),
         ({"training.d_sae": "many"}, "configuration key `training.d_sae` is 'many'"),
-        ({"runs.local.hook_points": ["blocks.9.hook_resid_pre"]}, "blocks.2.hook_resid_pre"),
-        ({"runs.local.hook_points": ["block.1.hook_resid_pre"]}, "`runs.local.hook_points.0` is 'block.1.hook_resid_pre'"),
+        ({"runs.e2e.hook_points": ["blocks.9.hook_resid_pre"]}, "blocks.2.hook_resid_pre"),
+        ({"runs.e2e.hook_points": ["block.1.hook_resid_pre"]}, "`runs.e2e.hook_points.0` is 'block.1.hook_resid_pre'"),
         ({"evaluation.n_tokens": 4096}, "`evaluation.n_tokens` is 4,096, but `corpus.eval_tokens` holds out 1,024"),
         ({"model.path": "nowhere"}, "nowhere"),
         (
@@ -151,7 +161,7 @@ def test_an_edited_text_file_redoes_everything_that_depends_on_it(tmp_path, fini
     assert planned(snakemake(folder, "-n", config=config)) == {}
     (folder / "stories.txt").write_text(story.replace("short", "brief"))
     jobs = planned(snakemake(folder, "-n", config=config))
-    assert (jobs["corpus"], jobs["activation_cache"], jobs["train"], jobs["evaluate"]) == (1, 1, 5, 5)
+    assert (jobs["corpus"], jobs["activation_cache"], jobs["train"], jobs["evaluate"]) == (1, 1, 7, 7)
 
 
 def test_a_forced_job_without_its_inputs_says_to_run_again_and_then_runs(workplace):
@@ -169,7 +179,7 @@ def test_runs_that_left_the_configuration_are_named(workplace, variant):
 
 
 def test_a_damaged_shard_stops_the_run_that_reads_it(workplace, variant):
-    shard = next((workplace / "data" / "activations").rglob("*.npy"))
+    shard = next((workplace / "data" / "activations").rglob("blocks.1.hook_resid_pre/*.npy"))
     content = bytearray(shard.read_bytes())
     content[-7] ^= 1
     shard.write_bytes(content)

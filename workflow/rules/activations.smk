@@ -16,7 +16,8 @@ rule activation_cache:
     params:
         spec=block(EXPERIMENT.activations),
         hook_points=",".join(EXPERIMENT.hook_points()),
+        end_to_end=",".join(EXPERIMENT.hook_points(end_to_end=True)),
         code=code_hash("activations.cache"),
     shell:
-        "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points} --model $(dirname {input.model}) --corpus $(dirname {input.corpus})"
+        "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points} --end-to-end={params.end_to_end:q} --model $(dirname {input.model}) --corpus $(dirname {input.corpus})"
         " --out $(dirname {output}) --fingerprint {params.code} --threads {threads} > {log} 2>&1"

@@ -10,6 +10,7 @@ import shutil
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
 
@@ -47,7 +48,9 @@ GPU = int(shutil.which("nvidia-smi") is not None)
 
 if "pretrain" not in config:
     RESULTS = f"results/{EXPERIMENT.experiment}"
+    SAES = f"{RESULTS}/saes"
     SCRATCH = f"scratch/{EXPERIMENT.experiment}"
+    TOGETHER = f"{SCRATCH}/together"
     MODEL = f"data/prepared/{EXPERIMENT.model_key()}"
     CORPUS = f"data/corpora/{EXPERIMENT.experiment}/{EXPERIMENT.corpus_key()}"
     CACHE = f"data/activations/{EXPERIMENT.activations_key()}"
@@ -71,31 +74,74 @@ def source_files():
 sha256 = cache(sha256_file)
 
 
-def unless_current(fingerprint, outputs, *files):
-    """`files`, unless all `outputs` exist and the last, a JSON record, names `fingerprint` and the source files at hand."""
+def is_current(fingerprint, outputs):
+    """Whether all `outputs` exist and the last, a JSON record, names `fingerprint` and the source files at hand."""
     if not all(Path(name).exists() for name in outputs):
-        return list(files)
+        return False
     record = json.loads(Path(outputs[-1]).read_text())
     sources = {name: sha256(name) for name in source_files() if Path(name).exists()}
-    current = record.get("fingerprint") == fingerprint and sources.items() <= record.get("sources", {}).items()
-    return [] if current else list(files)
+    return record.get("fingerprint") == fingerprint and sources.items() <= record.get("sources", {}).items()
+
+
+def unless_current(fingerprint, outputs, *files):
+    """`files`, unless `outputs` are current."""
+    return [] if is_current(fingerprint, outputs) else list(files)
+
+
+def run_wildcards(run):
+    return SimpleNamespace(**dict(zip(("hook_point", "run"), run.split("/"))))
 
 
 def run_spec(wildcards):
     return block(RUNS[f"{wildcards.hook_point}/{wildcards.run}"])
 
 
+def run_it_starts_from(wildcards):
+    """The weights that a `finetune` run continues."""
+    start = RUNS[f"{wildcards.hook_point}/{wildcards.run}"].start_from
+    return f"{RESULTS}/saes/{wildcards.hook_point}/{start}/sae_weights.safetensors" if start else []
+
+
 def run_fingerprint(wildcards):
-    return content_hash([CORPUS_FINGERPRINT, run_spec(wildcards), block(EXPERIMENT.activations), TRAINING_CODE], 16)
+    spec = RUNS[f"{wildcards.hook_point}/{wildcards.run}"]
+    chain = [RUNS[f"{wildcards.hook_point}/{spec.start_from}"]] if spec.start_from else []
+    return content_hash([CORPUS_FINGERPRINT, *map(block, [spec, *chain]), block(EXPERIMENT.activations), TRAINING_CODE], 16)
 
 
 def evaluation_fingerprint(wildcards):
     return content_hash([run_fingerprint(wildcards), block(EXPERIMENT.evaluation), code_hash("measures.evaluation")], 16)
 
 
-def run_files(wildcards):
-    folder = f"{RESULTS}/saes/{wildcards.hook_point}/{wildcards.run}"
+def run_files(wildcards, saes=None):
+    folder = f"{saes or SAES}/{wildcards.hook_point}/{wildcards.run}"
     return [f"{folder}/{name}" for name in ("cfg.json", "sae_weights.safetensors", "log.jsonl", "manifest.json")]
+
+
+def what_training_reads():
+    """Records of the prepared model, the corpus and the activations, where these are cached."""
+    cached = EXPERIMENT.activations.source == "cache"
+    return [f"{MODEL}/manifest.json", f"{CORPUS}/manifest.json"] + ([f"{CACHE}/manifest.json"] if cached else [])
+
+
+@cache
+def runs_to_train_together():
+    """The runs that are missing or out of date and that one job trains, where there are several: by hook point."""
+    waiting = {}
+    for run, spec in RUNS.items() if EXPERIMENT.train_together else ():
+        at, fingerprint = run_wildcards(run), run_fingerprint(run_wildcards(run))
+        done = is_current(fingerprint, run_files(at)) or is_current(fingerprint, run_files(at, TOGETHER))
+        if not done and not spec.start_from:
+            waiting.setdefault(spec.hook_point, []).append(run)
+    at_most = 64  # in one job, since the system limits the length of its command
+    parts = [(at, i, runs[i : i + at_most]) for at, runs in waiting.items() for i in range(0, len(runs), at_most)]
+    return {f"{at}_{i}" if i else at: runs for at, i, runs in parts if len(runs) > 1}
+
+
+def trained_together(wildcards):
+    """Files of a run that the job that trains several has left, or will leave, for rule `train` to take."""
+    files = run_files(wildcards, TOGETHER)
+    expected = any(f"{wildcards.hook_point}/{wildcards.run}" in runs for runs in runs_to_train_together().values())
+    return files if expected or (EXPERIMENT.train_together and is_current(run_fingerprint(wildcards), files)) else []
 
 
 def evaluation_files(wildcards):

@@ -6,17 +6,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .sae.relu import ReluSAE
+    from .sae.base import SAE
+    from .session import Session
 
 __version__ = "0.1.0"
 
 
-def load_run(folder: str | Path, device: str = "cpu") -> ReluSAE:
-    """The trained SAE of a run directory, frozen: `sae.encode(x)`, `sae.decode(codes)`, `sae.dictionary()`.
+# torch is a slow import, and the rules need only the configuration: so the imports are inside
+
+
+def load_run(path: str | Path, device: str = "cpu", hook_point: str | None = None) -> SAE:
+    """The trained SAE of a run folder, frozen: `sae.encode(x)`, `sae.decode(codes)`, `sae.dictionary()`.
+
+    Or one of another library, whose layout is found out: SAELens, sparsify, dictionary_learning, e2e_sae. Nothing but tensors
+    is ever read from a pickle.
+
+    Args:
+        hook_point: which SAE, where a file or folder holds several.
 
     Raises:
-        saeworks.store.errors.UserError: the directory is incomplete or damaged.
+        saeworks.store.errors.UserError: there is none, it is incomplete or damaged, or computes what no class here does.
     """
-    from .sae.formats import load_sae  # torch is a slow import, and the rules need only the configuration
+    from .sae.interop import load
 
-    return load_sae(Path(folder), device)
+    return load(Path(path), device, hook_point)
+
+
+load_sae = load_run
+
+
+def load_session(run: str | Path, experiment_root: str | Path = ".", device: str = "cpu") -> Session:
+    """`(model, sae, activations)` of a run folder, found by the run's manifest under `experiment_root`.
+
+    Raises:
+        saeworks.store.errors.UserError: something that the run was made from is missing or has changed.
+    """
+    from .session import load_session as load
+
+    return load(run, experiment_root, device)

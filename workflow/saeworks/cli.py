@@ -29,7 +29,7 @@ class Command:
     uses_torch: bool = True
 
 
-_DEFAULTS = {"device": "auto", "fingerprint": None}
+_DEFAULTS = {"device": "auto", "fingerprint": None, "start-from": None, "end-to-end": None, "module": None}
 _FINGERPRINT = "identity of the step, kept in its record"
 _DEVICE = "torch device: cpu, cuda, or auto for cuda where there is one"
 COMMANDS = {
@@ -66,6 +66,7 @@ COMMANDS = {
         {
             "spec": "activations block as JSON",
             "hook-points": "comma-separated hook points",
+            "end-to-end": "those of them that runs are trained end to end at, comma-separated",
             "model": "prepared model",
             "corpus": "corpus folder",
             "out": "folder",
@@ -75,18 +76,20 @@ COMMANDS = {
     ),
     "train": Command(
         "training.run",
-        "train one SAE",
+        "train one SAE, or several of one hook point together",
         {
-            "spec": "run spec as JSON",
+            "spec": "run spec as JSON; several train together",
             "activations": "activations block as JSON",
             "cache": "activation cache",
             "model": "prepared model",
             "corpus": "corpus folder",
-            "out": "run folder",
-            "scratch": "folder for checkpoints",
+            "out": "run folder, one for each spec",
+            "scratch": "folder for checkpoints, one for each spec",
             "fingerprint": _FINGERPRINT,
+            "start-from": "run folder that a `finetune` run continues",
             "device": _DEVICE,
         },
+        repeated=("spec", "out", "scratch", "fingerprint"),
     ),
     "evaluate": Command(
         "measures.evaluation",
@@ -100,6 +103,16 @@ COMMANDS = {
             "out": "folder",
             "fingerprint": _FINGERPRINT,
             "device": _DEVICE,
+        },
+    ),
+    "export": Command(
+        "export",
+        "write a trained SAE for another library",
+        {
+            "run": "run folder, or any SAE that saeworks loads",
+            "to": "saelens or sparsify",
+            "out": "folder",
+            "module": "sparsify: Hugging Face module whose output the SAE reads; by default that of the run's hook point",
         },
     ),
     "collect": Command(

@@ -1,4 +1,4 @@
-"""Training losses as pure functions: Braun et al. 2024 (arXiv 2405.12241), with the normalisations of the authors' code.
+"""Training losses as pure functions. The objectives are those of Braun et al. 2024 (arXiv 2405.12241), normalised as in its code.
 
 T tokens, d = d_in, V = vocabulary.
 """
@@ -18,12 +18,66 @@ def reconstruction_mse(output: Float[Tensor, "*tokens d"], target: Float[Tensor,
     return F.mse_loss(output, target)
 
 
-def l1_sparsity(codes: Float[Tensor, "*tokens d_sae"], d_in: int) -> Float[Tensor, ""]:
-    """Mean over tokens of ‖c‖₁, divided by d_in: the scale on which the paper's coefficients λ are given.
+def mse_by_input_norm(output: Float[Tensor, "tokens d"], target: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
+    """Mean over tokens and d of (output − target)²/‖target‖₂: linear in the scale of the activations (Bloom 2024)."""
+    return ((output - target).square() / target.norm(dim=-1, keepdim=True)).mean()
 
-    Codes of a ReLU dictionary are not negative, but the absolute value is taken all the same.
+
+def mse_by_variance(
+    output: Float[Tensor, "tokens d"], target: Float[Tensor, "tokens d"], variance: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """`reconstruction_mse` divided by the mean squared deviation of the data from its mean (Gao et al. 2024)."""
+    return reconstruction_mse(output, target) / variance
+
+
+# Penalties: mean over tokens of a sum over features. `values` are code entries in any arrangement that leaves out nothing
+# but zeros; the parameters of features are given per entry, or broadcast against it.
+
+
+def l1(values: Float[Tensor, "..."], n_tokens: int) -> Float[Tensor, ""]:
+    """Σ|c|. Codes of a ReLU dictionary are not negative, but the absolute value is taken all the same."""
+    return values.abs().sum() / n_tokens
+
+
+def lp(values: Float[Tensor, "..."], n_tokens: int, p: float) -> Float[Tensor, ""]:
+    """Σ|c|ᵖ, the p-th power of the Lp norm. At 0 the gradient is taken to be 0."""
+    size = values.abs()
+    return torch.where(size > 0, size, 1.0).pow(p).mul(size > 0).sum() / n_tokens
+
+
+def l1_decoder_norm(values: Float[Tensor, "..."], n_tokens: int, norms: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    """Σ|c_j|·‖D_j‖₂, for a dictionary whose rows are free (Anthropic, April 2024)."""
+    return (values.abs() * norms).sum() / n_tokens
+
+
+def tanh_sparsity(values: Float[Tensor, "..."], n_tokens: int, norms: Float[Tensor, "..."], scale: float) -> Float[Tensor, ""]:
+    """Σ tanh(scale·|c_j|·‖D_j‖₂): near L1 for small activations, near L0 for large ones (Anthropic, January 2025)."""
+    return torch.tanh(scale * values.abs() * norms).sum() / n_tokens
+
+
+def auxk_loss(residual: Float[Tensor, "tokens d"], reconstruction: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
+    """Mean over tokens of ‖ê − e‖²/‖e‖², e = x − x̂ a constant (Gao et al. 2024); a token without error adds 0."""
+    residual = residual.detach()
+    size = residual.square().sum(dim=-1)
+    error = (reconstruction - residual).square().sum(dim=-1)
+    return torch.where(size > 0, error / torch.where(size > 0, size, 1.0), 0.0).mean()
+
+
+def ghost_gradients(
+    residual: Float[Tensor, "tokens d"], ghost: Float[Tensor, "tokens d"], error: Float[Tensor, "tokens d"]
+) -> Float[Tensor, ""]:
+    """The ghost-gradient loss of dead features (Bloom 2024, after Anthropic, January 2024, with their later corrections).
+
+    Args:
+        residual: r = x − x̂, taken as a constant.
+        ghost: Σ_dead exp(pre_j) D_j without a bias; rescaled here to half the residual's norm, token by token.
+        error: the elements whose mean is the reconstruction error; the ghost term is rescaled, element by element, to
+            their value, which is taken as a constant.
     """
-    return codes.abs().sum() / (codes.numel() // codes.shape[-1] * d_in)
+    r = residual.detach()
+    ghost = ghost * (r.norm(dim=-1, keepdim=True) / (2 * ghost.norm(dim=-1, keepdim=True) + 1e-6)).detach()
+    elements = (ghost - r).square() / (r - r.mean(dim=0)).norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return ((error / (elements + 1e-6)).detach() * elements).mean()
 
 
 def downstream_mse(new: Mapping[int, Tensor], original: Mapping[int, Tensor]) -> Float[Tensor, ""]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import Tensor
 from ..config.activations import ActivationsConfig
 from ..config.base import parse
 from ..lm.corpus import load_rows
-from ..lm.prepare import load_model, read_record, resid_layer
+from ..lm.prepare import load_model, read_record
+from ..lm.sites import Site
 from ..store.errors import UserError
 from ..store.files import content_hash, human_bytes, read_json, require_space, sha256_file, write_array, write_json
 from .order import sequence_order, take, token_order
@@ -56,42 +58,42 @@ def write_cache(
         UserError: a hook point does not exist, or the disk cannot hold the cache.
     """
     model = load_model(model_folder, device)
-    layers = {hook: resid_layer(hook, model.arch.n_layers) for hook in hook_points}
+    sites = [Site.parse(hook, model.arch) for hook in dict.fromkeys(hook_points)]
     tokens = load_rows(corpus_folder, "train")
     n_rows, context = tokens.shape
-    d_in = model.arch.d_model
     stored = _STORED[config.dtype]
     rows_per_shard = max(1, config.shard_tokens // context)
     n_shards = -(-n_rows // rows_per_shard)
-    size = n_rows * context * d_in * stored.itemsize * len(hook_points)
+    width = sum(site.d_in for site in sites)
+    size = n_rows * context * width * stored.itemsize
     print(
-        f"activation cache: {len(hook_points)} hook point(s) x {n_rows * context:,} tokens x {d_in} = {human_bytes(size)}",
+        f"activation cache: {len(sites)} hook point(s), {n_rows * context:,} tokens x {width} values = {human_bytes(size)}",
         flush=True,
     )
 
     who = identity(config, model_folder, corpus_folder)
     progress = _resume(out, who | {"fingerprint": fingerprint})
-    left = sum(not _done(out, progress, hook, i) for hook in hook_points for i in range(n_shards))
+    left = sum(site.d_in for site in sites for shard in range(n_shards) if not _done(out, progress, site.name, shard))
     require_space(
         out,
-        left * min(n_rows, rows_per_shard) * context * d_in * stored.itemsize + n_rows * (context + 1) * 8,
+        left * min(n_rows, rows_per_shard) * context * stored.itemsize + n_rows * (context + 1) * 8,
         "the activation cache",
     )
     (out / "manifest.json").unlink(missing_ok=True)
     for shard in range(n_shards):
-        todo = [hook for hook in hook_points if not _done(out, progress, hook, shard)]
+        todo = [site for site in sites if not _done(out, progress, site.name, shard)]
         if not todo:
             continue
         rows = tokens[shard * rows_per_shard : (shard + 1) * rows_per_shard]
-        values = _shard_values(model, rows, {hook: layers[hook] for hook in todo}, config)
-        for hook in todo:
+        values = _shard_values(model, rows, todo, config)
+        for hook in values:
             path = _shard_path(out, hook, shard)
             sums = _moments(values[hook])
             write_array(path, _to_numpy(values[hook], config.dtype))
             progress["shards"][f"{hook}/{shard}"] = {"sha256": sha256_file(path), **sums}
         write_json(out / "progress.json", progress)
         print(f"shard {shard + 1} of {n_shards} written", flush=True)
-    _finish(out, config, who, progress, layers, n_shards, rows_per_shard, d_in)
+    _finish(out, config, who, progress, sites, n_shards, rows_per_shard)
 
 
 def _resume(out: Path, who: dict) -> dict:
@@ -114,18 +116,17 @@ def _shard_path(out: Path, hook: str, shard: int) -> Path:
 
 
 @torch.no_grad()
-def _shard_values(model, rows: np.ndarray, layers: dict[str, int], config: ActivationsConfig) -> dict[str, Tensor]:
+def _shard_values(model, rows: np.ndarray, sites: list[Site], config: ActivationsConfig) -> dict[str, Tensor]:
     """Per hook point the activations (tokens, d_in) of `rows`, in the stored type."""
     n_tokens = rows.shape[0] * rows.shape[1]
-    values = {hook: torch.empty(n_tokens, model.arch.d_model, dtype=_TORCH[config.dtype]) for hook in layers}
+    values = {site.name: torch.empty(n_tokens, site.d_in, dtype=_TORCH[config.dtype]) for site in sites}
     done = 0
     for start in range(0, len(rows), config.batch_rows):
         batch = torch.from_numpy(rows[start : start + config.batch_rows].astype(np.int64)).to(model.device)
-        _, captured = model.blocks(model.embed(batch), 0, max(layers.values()), capture=layers.values())
-        for hook, layer in layers.items():
-            flat = captured[layer].flatten(0, 1)
-            values[hook][done : done + len(flat)] = flat.to("cpu", _TORCH[config.dtype])
-            if config.dtype == "float16" and values[hook][done : done + len(flat)].isinf().any():
+        for hook, captured in model.hook_values(batch, values).items():
+            part = values[hook][done : done + batch.numel()]
+            part.copy_(captured.flatten(0, 1))
+            if config.dtype == "float16" and part.isinf().any():
                 raise UserError(
                     f"activations at {hook} exceed the range of float16; set `activations.dtype` to bfloat16 or float32."
                 )
@@ -148,7 +149,7 @@ def _to_numpy(values: Tensor, dtype: str) -> np.ndarray:
     return (values.view(torch.int16) if dtype == "bfloat16" else values).numpy()
 
 
-def _finish(out, config, who, progress, layers, n_shards, rows_per_shard, d_in) -> None:
+def _finish(out, config, who, progress, sites, n_shards, rows_per_shard) -> None:
     order = sequence_order(who["n_rows"], config.seed)
     for name, values in (
         ("sequence_order", order),
@@ -156,18 +157,19 @@ def _finish(out, config, who, progress, layers, n_shards, rows_per_shard, d_in) 
     ):
         write_array(out / f"{name}.npy", values.numpy())
     hooks = {}
-    for hook, layer in layers.items():
+    for site in sites:
+        hook = site.name
         shards = [progress["shards"][f"{hook}/{i}"] for i in range(n_shards)]
         n_tokens = sum(s["tokens"] for s in shards)
         hooks[hook] = {
-            "layer": layer,
+            "layer": site.layer,
+            "d_in": site.d_in,
             "mean": (np.sum([s["sum"] for s in shards], axis=0) / n_tokens).tolist(),
             "rms_norm": float(np.sqrt(sum(s["sum_of_squares"] for s in shards) / n_tokens)),
             "shards": [{"file": f"{hook}/{i:05d}.npy", "sha256": s["sha256"]} for i, s in enumerate(shards)],
         }
     manifest = {
         "identity": who,
-        "d_in": d_in,
         "dtype": config.dtype,
         "rows_per_shard": rows_per_shard,
         "orders": {name: sha256_file(out / f"{name}.npy") for name in ("sequence_order", "token_order")},
@@ -177,7 +179,7 @@ def _finish(out, config, who, progress, layers, n_shards, rows_per_shard, d_in) 
 
 
 class ActivationCache:
-    """Reader of one hook point's cached rows.
+    """Reader of one hook point's cached rows, and of the same sequences at the other cached hook points.
 
     Raises:
         UserError: the cache is missing, incomplete, damaged, or not the one that the run was configured for.
@@ -196,18 +198,22 @@ class ActivationCache:
                 f"the manifest of activation cache {folder} is stale: its {', '.join(stale)} differ from the model and corpus on disk; "
                 "delete that folder and rerun."
             )
+        stored = manifest["hook_points"][hook_point]
         self.manifest = manifest["identity"]
-        self.context, self.n_rows, self.d_in = self.manifest["context"], self.manifest["n_rows"], manifest["d_in"]
-        self.mean = torch.tensor(manifest["hook_points"][hook_point]["mean"])
+        self.hook_point = hook_point
+        self.context, self.n_rows, self.d_in = self.manifest["context"], self.manifest["n_rows"], stored["d_in"]
+        self.mean = torch.tensor(stored["mean"])
         self.device = device
         self._dtype = manifest["dtype"]
         self._tokens_per_shard = manifest["rows_per_shard"] * self.context
-        files = {s["file"]: s["sha256"] for s in manifest["hook_points"][hook_point]["shards"]}
+        files = {s["file"]: s["sha256"] for s in stored["shards"]}
         files |= {f"{name}.npy": digest for name, digest in manifest["orders"].items()}
         _verify(folder, files)
         self._shards = [_open(folder / name, self._dtype) for name in files if "/" in name]
         self.sequence_order = torch.from_numpy(np.load(folder / "sequence_order.npy"))
         self.token_order = torch.from_numpy(np.load(folder / "token_order.npy", mmap_mode="c"))
+        self._folder = folder
+        self._others: dict[str, ActivationCache] = {}
 
     def tokens(self, start: int, count: int) -> Float[Tensor, "count d_in"]:
         """`count` single activations at places `start` … of the stored token order, which is circular; float32."""
@@ -218,6 +224,21 @@ class ActivationCache:
         rows = take(self.sequence_order, start, count)
         index = (rows[:, None] * self.context + torch.arange(self.context)).flatten()
         return self._gather(index).view(count, self.context, self.d_in)
+
+    def sequences_at(self, start: int, count: int, names: Iterable[str]) -> dict[str, Float[Tensor, "count context d_in"]]:
+        """`sequences` at each of the hook points `names`: the same rows of the corpus; each hook point has its own d_in.
+
+        Raises:
+            UserError: a hook point is not cached, or its files are damaged.
+        """
+        return {name: self._at(name).sequences(start, count) for name in names}
+
+    def _at(self, name: str) -> ActivationCache:
+        if name == self.hook_point:
+            return self
+        if name not in self._others:
+            self._others[name] = ActivationCache(self._folder, name, self.manifest, self.device)
+        return self._others[name]
 
     def _gather(self, index: Tensor) -> Tensor:
         if len(self._shards) == 1:
@@ -270,7 +291,22 @@ def _verify(folder: Path, files: dict[str, str]) -> None:
             write_json(stamp, known | seen)
 
 
-def main(spec: str, hook_points: str, model: str, corpus: str, out: str, device: str, fingerprint: str | None = None) -> None:
-    """Entry point of the stage: `spec` is an activations block as JSON, `hook_points` a comma-separated list."""
+def main(
+    spec: str,
+    hook_points: str,
+    model: str,
+    corpus: str,
+    out: str,
+    device: str,
+    end_to_end: str | None = None,
+    fingerprint: str | None = None,
+) -> None:
+    """Entry point of the stage: `spec` is an activations block as JSON, `hook_points` a comma-separated list.
+
+    For those in `end_to_end` the residual that the model is continued from is cached too.
+    """
     config = parse(ActivationsConfig, json.loads(spec), "activations")
-    write_cache(config, hook_points.split(","), Path(model), Path(corpus), Path(out), device, fingerprint)
+    arch = read_record(Path(model))["arch"]
+    streams = [Site.parse(name, arch).stream for name in end_to_end.split(",")] if end_to_end else []
+    names = list(dict.fromkeys([*hook_points.split(","), *streams]))
+    write_cache(config, names, Path(model), Path(corpus), Path(out), device, fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from ..config.activations import ActivationsConfig
 from ..lm.corpus import load_rows
-from ..lm.prepare import load_model, resid_layer
+from ..lm.prepare import load_model
+from ..lm.sites import Site
 from .cache import ActivationCache, identity
 from .order import sequence_order, take, token_order
 
@@ -27,11 +29,11 @@ class ActivationStream:
         self, config: ActivationsConfig, hook_point: str, model_folder: Path, corpus_folder: Path, device: str = "cpu"
     ) -> None:
         self.model = load_model(model_folder, device)
-        self.layer = resid_layer(hook_point, self.model.arch.n_layers)
+        self.hook_point = hook_point
         self.rows = load_rows(corpus_folder, "train")
         self.manifest = identity(config, model_folder, corpus_folder)
         self.n_rows, self.context = self.rows.shape
-        self.d_in = self.model.arch.d_model
+        self.d_in = Site.parse(hook_point, self.model.arch).d_in
         self.device = device
         self._batch = config.batch_rows
         self._block_rows = config.block_rows or self.n_rows
@@ -64,6 +66,10 @@ class ActivationStream:
         """As `ActivationCache.sequences`."""
         return self._activations(take(self.sequence_order, start, count))
 
+    def sequences_at(self, start: int, count: int, names: Iterable[str]) -> dict[str, Float[Tensor, "count context d_in"]]:
+        """As `ActivationCache.sequences_at`; the model runs once for all `names`."""
+        return self._values(take(self.sequence_order, start, count), list(names))
+
     def _block(self, number: int) -> Tensor:
         if self._held is None or self._held[0] != number:
             self._held = None  # free the old block first
@@ -71,14 +77,17 @@ class ActivationStream:
             self._held = (number, self._activations(members))
         return self._held[1]
 
-    @torch.no_grad()
     def _activations(self, rows: Tensor) -> Tensor:
-        parts = []
+        return self._values(rows, [self.hook_point])[self.hook_point]
+
+    @torch.no_grad()
+    def _values(self, rows: Tensor, names: list[str]) -> dict[str, Tensor]:
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
         for batch in rows.split(self._batch):
             tokens = torch.from_numpy(self.rows[batch.numpy()].astype(np.int64)).to(self.device)
-            resid, _ = self.model.blocks(self.model.embed(tokens), 0, self.layer)
-            parts.append(resid.to(self._round).float())
-        return torch.cat(parts)
+            for name, value in self.model.hook_values(tokens, names).items():
+                parts[name].append(value.to(self._round).float())
+        return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def open_activations(

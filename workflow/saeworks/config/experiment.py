@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from ..store.errors import UserError
 from ..store.files import content_hash
@@ -15,25 +15,38 @@ from .figures import FiguresConfig
 from .measures import EvaluationConfig, GeometryConfig
 from .model import ModelConfig, Name, model_label
 from .pretrain import PretrainConfig
-from .training import Objective, RunSpec, TrainingConfig, settings_without_effect
+from .recipes import PRESETS, settings_without_effect
+from .training import TOPK_FAMILY, Objective, RunSpec, TrainingConfig
 
-HookPoint = Annotated[str, Field(pattern=r"^blocks\.\d+\.hook_resid_(pre|post)$")]
+HookPoint = Annotated[
+    str, Field(pattern=r"^blocks\.\d+\.(hook_resid_pre|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$")
+]
 
 
 class RunGroup(Frozen):
-    """A family of runs: every combination of hook point, sparsity coefficient and seed."""
+    """A family of runs: every combination of hook point, sparsity and seed."""
 
     objective: Objective = Field(
-        description="`local` (reconstruction), `e2e` (KL of the output) or `e2e_ds` (KL and downstream reconstruction)."
+        description="`local` (reconstruction), `e2e` (KL of the output), `e2e_ds` (KL and downstream reconstruction) or `finetune` "
+        "(reconstruction and KL in balance, from a trained run)."
     )
     hook_points: Annotated[list[HookPoint], Field(min_length=1)] = Field(
-        description="Where the SAEs sit: `blocks.L.hook_resid_pre` or `blocks.L.hook_resid_post`."
+        description="Where the SAEs sit: `blocks.L.hook_resid_pre`, `hook_resid_post`, `hook_mlp_out`, `hook_attn_out` or `attn.hook_z` "
+        "(heads concatenated)."
     )
-    sparsity_coeffs: Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
-        description="Sparsity coefficients λ; the loss is scaled by 1/d_in as in the authors' code."
+    sparsity_coeffs: Annotated[list[PositiveFloat], Field(min_length=1)] | None = Field(
+        None,
+        description="Sparsity coefficients λ, for architectures with a penalty; under `mse_norm: d_in` they are divided by d_in, as in the authors' code.",
+    )
+    k: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
+        None, description="Active features per token, for the TopK family; takes the place of `sparsity_coeffs`."
     )
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(
         default=[0], description="Seeds of initialisation and of the place in the shuffled data where the run starts."
+    )
+    start_from: Name | None = Field(
+        None,
+        description="`finetune`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
     )
     training: dict[str, Any] = Field(default={}, description="Overrides of the experiment's `training` block for this group.")
 
@@ -46,6 +59,11 @@ class Experiment(Frozen):
     corpus: CorpusConfig = Field(default_factory=SampledCorpus, description="The tokens.")
     activations: ActivationsConfig = Field(default_factory=ActivationsConfig, description="Activation cache or stream.")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="Settings of every run.")
+    train_together: bool = Field(
+        False,
+        description="Train all missing runs of a hook point in one job, from one read of the activations and one pass of the model: "
+        "same bytes, less time, more memory. Runs that start from another run train alone.",
+    )
     runs: Annotated[dict[Name, RunGroup], Field(min_length=1)] = Field(description="Run groups by name.")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on held-out rows.")
     geometry: GeometryConfig = Field(default_factory=GeometryConfig, description="Comparison of dictionaries.")
@@ -55,8 +73,8 @@ class Experiment(Frozen):
     @classmethod
     def _lists_without_repeats(cls, runs: dict[str, RunGroup]) -> dict[str, RunGroup]:
         for group, settings in runs.items():
-            for key in ("hook_points", "sparsity_coeffs", "seeds"):
-                values = getattr(settings, key)
+            for key in ("hook_points", "sparsity_coeffs", "k", "seeds"):
+                values = getattr(settings, key) or []
                 if len(set(values)) != len(values):
                     raise ValueError(f"`{group}.{key}` lists a value twice")
         return runs
@@ -67,33 +85,66 @@ class Experiment(Frozen):
         Raises:
             UserError: an override of a group does not fit the training settings.
         """
-        specs = []
+        specs: dict[tuple[str, str], RunSpec] = {}
+        used: set[str] = set()
         for group, settings in self.runs.items():
-            where = f"runs.{group}.training"
-            idle = settings_without_effect(settings.objective)
-            if useless := idle & settings.training.keys():
-                raise UserError(f"`{where}.{min(useless)}` has no effect on objective `{settings.objective}`; remove it.")
-            # left at their defaults, so that a run does not depend on what it does not use
-            shared = self.training.model_dump(exclude=idle)
-            training = parse(TrainingConfig, shared | settings.training, where)
+            training = self._training(group)
+            used |= training.model_fields.keys() - settings_without_effect(settings.objective, training.model_dump())
             for hook_point in settings.hook_points:
-                for coeff in settings.sparsity_coeffs:
+                for label, sparsity in _sparsities(group, settings, training):
                     for seed in settings.seeds:
-                        fields = {
-                            "name": f"{group}-c{coeff:.12g}-s{seed}",
-                            "group": group,
-                            "hook_point": hook_point,
-                            "objective": settings.objective,
-                            "sparsity_coeff": coeff,
-                            "seed": seed,
-                            "training": training.model_dump(),
-                        }
-                        specs.append(parse(RunSpec, fields, where))
-        return specs
+                        suffix = f"{label}-s{seed}"
+                        spec = RunSpec(
+                            name=f"{group}-{suffix}",
+                            group=group,
+                            hook_point=hook_point,
+                            objective=settings.objective,
+                            seed=seed,
+                            start_from=settings.start_from and f"{settings.start_from}-{suffix}",
+                            training=training,
+                            **sparsity,
+                        )
+                        if spec.start_from and (hook_point, spec.start_from) not in specs:
+                            raise UserError(
+                                f"group `{group}` starts from run {hook_point}/{spec.start_from}, which is not among the runs before it; add "
+                                f"that hook point, sparsity and seed to group `{settings.start_from}`, and write the group first."
+                            )
+                        specs[hook_point, spec.name] = spec
+        if useless := self.training.model_fields_set - used - {"preset"}:
+            raise UserError(f"`training.{min(useless)}` has no effect on any run of this experiment; remove it.")
+        return list(specs.values())
 
-    def hook_points(self) -> list[str]:
-        """Hook points of all runs, each once, in the order of the file."""
-        return list(dict.fromkeys(spec.hook_point for spec in self.run_specs()))
+    def _training(self, group: str) -> TrainingConfig:
+        """Settings of a group: the defaults, the experiment's preset and block, then those of the group."""
+        settings = self.runs[group]
+        where = f"runs.{group}.training"
+        if (settings.start_from is None) == (settings.objective == "finetune"):
+            raise UserError(f"`runs.{group}.start_from` belongs to objective `finetune`, and to it alone; add or remove it.")
+        if settings.start_from is not None:
+            if settings.start_from not in self.runs or self.runs[settings.start_from].objective == "finetune":
+                raise UserError(
+                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is no group of runs trained from the beginning; name one."
+                )
+            base = self._training(settings.start_from).model_dump() | {
+                "reconstruction_coeff": None,
+                "kl_coeff": None,
+                "downstream_coeff": None,
+            }
+        else:
+            base = PRESETS[self.training.preset or "braun2024"] | self.training.model_dump(exclude_unset=True)
+        own = parse(TrainingConfig, settings.training, where).model_dump(exclude_unset=True)  # names a misspelt key
+        resolved = TrainingConfig.model_validate(base | PRESETS[own.get("preset") or "braun2024"] | own | {"preset": None})
+        idle = settings_without_effect(settings.objective, resolved.model_dump())
+        if useless := idle & own.keys() - {"preset"}:
+            raise UserError(f"`{where}.{min(useless)}` has no effect on {_described(settings, resolved)}; remove it.")
+        # left at their defaults, so that a run does not depend on what it does not use
+        kept = resolved.model_dump(exclude=idle - {"d_sae", "activation_scale"})
+        return parse(TrainingConfig, kept, where)
+
+    def hook_points(self, end_to_end: bool = False) -> list[str]:
+        """Hook points of all runs, or of those that run the model, each once, in the order of the file."""
+        specs = [spec for spec in self.run_specs() if not end_to_end or spec.objective != "local"]
+        return list(dict.fromkeys(spec.hook_point for spec in specs))
 
     def model_key(self) -> str:
         """Folder name of the prepared model: its label and a hash of its settings."""
@@ -106,6 +157,22 @@ class Experiment(Frozen):
     def activations_key(self) -> str:
         """Folder name of the activation cache."""
         return f"{self.corpus_key()}-{content_hash(self.activations.model_dump(exclude={'source'}), 8)}"
+
+
+def _described(settings: RunGroup, training: TrainingConfig) -> str:
+    described = [f"objective `{settings.objective}`", f"architecture `{training.architecture}`"]
+    described += [f"penalty `{training.penalty}`"] if training.penalty else []
+    return " with ".join([described[0], ", ".join(described[1:])])
+
+
+def _sparsities(group: str, settings: RunGroup, training: TrainingConfig) -> list[tuple[str, dict[str, float]]]:
+    """Label for the run's name and field of its spec, per value of k or of the sparsity coefficient."""
+    wanted, other = ("k", "sparsity_coeffs") if training.architecture in TOPK_FAMILY else ("sparsity_coeffs", "k")
+    if getattr(settings, wanted) is None or getattr(settings, other) is not None:
+        raise UserError(f"group `{group}` has architecture `{training.architecture}`: set `{wanted}` and not `{other}`.")
+    if training.architecture in TOPK_FAMILY:
+        return [(f"k{k}", {"k": k}) for k in settings.k]
+    return [(f"c{coeff:.12g}", {"sparsity_coeff": coeff}) for coeff in settings.sparsity_coeffs]
 
 
 class PretrainExperiment(Frozen):
@@ -131,14 +198,40 @@ def parse_experiment(values: dict[str, Any]) -> Experiment:
             "raise the second."
         )
     for spec in specs:
-        if spec.objective != "local" and spec.training.batch_tokens % context:
-            raise UserError(
-                f"`batch_tokens` of group `{spec.group}` is {spec.training.batch_tokens}, but objective `{spec.objective}` reads whole "
-                f"rows: make it a multiple of `corpus.context` ({context})."
-            )
-        if spec.training.n_tokens < spec.training.batch_tokens:
-            raise UserError(
-                f"`n_tokens` of group `{spec.group}` is {spec.training.n_tokens}, less than one batch of {spec.training.batch_tokens} "
-                "(`batch_tokens`); raise it."
-            )
+        _check_training(spec, context)
     return experiment
+
+
+def _check_training(spec: RunSpec, context: int) -> None:
+    """Settings that fit their types, but not each other."""
+    settings, group = spec.training, spec.group
+    weights = {
+        "e2e": (settings.kl_coeff, settings.reconstruction_coeff or 0),
+        "e2e_ds": (settings.kl_coeff, settings.downstream_coeff, settings.reconstruction_coeff or 0),
+        "finetune": (settings.kl_coeff, settings.reconstruction_coeff, settings.downstream_coeff or 0),
+    }.get(spec.objective, (None,))
+    faults = {
+        f"every coefficient of group `{group}` is 0, so that it would learn nothing; raise `kl_coeff`.": not any(
+            weight is None or weight for weight in weights
+        ),
+        f"`batch_tokens` of group `{group}` is {settings.batch_tokens}, but objective `{spec.objective}` reads whole rows: make it a multiple "
+        f"of `corpus.context` ({context}).": spec.objective != "local" and settings.batch_tokens % context,
+        f"`n_tokens` of group `{group}` is {settings.n_tokens}, less than one batch of {settings.batch_tokens} (`batch_tokens`); raise "
+        "it.": settings.n_tokens < settings.batch_tokens,
+        f"group `{group}` asks for k = {spec.k}, more than its {settings.d_sae} features (`d_sae`); lower it.": (spec.k or 0)
+        > settings.d_sae,
+        f"`penalty` of group `{group}` is `l0`, which has a gradient for architecture `jumprelu` only; choose another.": settings.penalty
+        == "l0"
+        and settings.architecture != "jumprelu",
+        f"`resample_tokens` of group `{group}` goes beyond its {settings.n_tokens:,} training tokens (`n_tokens`), where it would do nothing; "
+        "lower it.": max(settings.resample_tokens or [0]) > settings.n_tokens,
+        f"group `{group}` sets both `downstream_layers` and `downstream_next`; keep one.": settings.downstream_layers is not None
+        and settings.downstream_next is not None,
+        f"`matryoshka_fractions` of group `{group}` add up to {sum(settings.matryoshka_fractions):g}; make it 1.": abs(
+            sum(settings.matryoshka_fractions) - 1
+        )
+        > 1e-6,
+    }
+    for sentence, wrong in faults.items():
+        if wrong:
+            raise UserError(sentence)

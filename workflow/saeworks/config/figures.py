@@ -17,8 +17,8 @@ class FigureStyle(Frozen):
     )
     height: PositiveFloat = Field(2.6, description="Height in inches of one row of panels (one row per hook point).")
     dpi: PositiveInt = Field(200, description="Resolution of the PNG.")
-    colors: dict[Literal["local", "e2e", "e2e_ds"], str] = Field(
-        default={"local": "#0072B2", "e2e": "#D55E00", "e2e_ds": "#009E73"},
+    colors: dict[Literal["local", "e2e", "e2e_ds", "finetune"], str] = Field(
+        default={"local": "#0072B2", "e2e": "#D55E00", "e2e_ds": "#009E73", "finetune": "#CC79A7"},
         description="Colour per objective; one that is not given keeps its default (Okabe and Ito's colour-blind-safe palette).",
     )
 

@@ -1,4 +1,4 @@
-"""One SAE run: objective, architecture, optimiser, budget."""
+"""One SAE run: objective, architecture, recipe, budget."""
 
 from __future__ import annotations
 
@@ -8,39 +8,150 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from .base import Frozen
 
-Objective = Literal["local", "e2e", "e2e_ds"]
+Objective = Literal["local", "e2e", "e2e_ds", "finetune"]
+Architecture = Literal["relu", "topk", "batch_topk", "matryoshka_batch_topk", "gated", "jumprelu"]
+Preset = Literal["braun2024", "bloom2024", "gao2024", "gated2024", "anthropic-april2024", "batchtopk2024"]
+
+TOPK_FAMILY = ("topk", "batch_topk", "matryoshka_batch_topk")  # sparsity is set by k, not by a coefficient
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrainingConfig(Frozen):
     """Settings shared by all runs of an experiment; a run group may override any of them."""
 
+    preset: Preset | None = Field(
+        None,
+        description="A paper's recipe; what is written here or in the group goes before it. Sizes and budgets are not part of it.",
+    )
+
+    # architecture
+    architecture: Architecture = Field(
+        "relu", description="`relu`, `topk`, `batch_topk`, `matryoshka_batch_topk`, `gated` or `jumprelu`."
+    )
     d_sae: PositiveInt = Field(1024, description="Dictionary size.")
+    decoder: Literal["normalised", "renormalised", "free"] = Field(
+        "normalised",
+        description="Rows of the decoder: `normalised` in the forward pass (Braun), `renormalised` after each step with the "
+        "parallel part of the gradient removed (Bloom), or `free` (Anthropic, April 2024).",
+    )
+    pre_bias: bool = Field(False, description="Subtract the decoder bias from the input of the encoder.")
+    topk_relu: bool = Field(
+        True, description="`topk`: set negative values among the k largest to 0 (Gao); false keeps them, so that L0 is exactly k."
+    )
+    multi_topk: bool = Field(False, description="`topk`: also reconstruct from the 4k largest, weighted 1/8.")
+    matryoshka_fractions: Annotated[list[PositiveFloat], Field(min_length=2)] = Field(
+        [1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32],
+        description="`matryoshka_batch_topk`: share of the dictionary in each nested group; sums to 1.",
+    )
+    jumprelu_bandwidth: PositiveFloat = Field(1e-3, description="`jumprelu`: width ε of the straight-through kernel.")
+    jumprelu_threshold: PositiveFloat = Field(1e-3, description="`jumprelu`: initial threshold.")
+
+    # loss
+    mse_norm: Literal["d_in", "input_norm", "variance"] = Field(
+        "d_in",
+        description="Reconstruction error, always averaged over tokens and d_in: as it is, with the sparsity penalty divided by d_in too "
+        "(`d_in`, Braun); divided by the norm of each input (`input_norm`, Bloom); or by the variance of the data (`variance`, Gao).",
+    )
+    penalty: Literal["l1", "lp", "l1_decoder_norm", "tanh", "l0"] | None = Field(
+        None,
+        description="Sparsity penalty: `l1`, `lp` (Σ|c|ᵖ), `l1_decoder_norm` (Anthropic, April 2024), `tanh`, `l0` (JumpReLU only); "
+        "null: `l0` for `jumprelu`, `l1` otherwise.",
+    )
+    lp_p: PositiveFloat = Field(0.5, description="`lp`: the exponent p.")
+    tanh_scale: PositiveFloat = Field(1.0, description="`tanh`: factor of the activation inside the tanh.")
+    sparsity_warmup_fraction: Share = Field(
+        0.0, description="Share of the steps over which the sparsity coefficient rises linearly from 0."
+    )
+    reconstruction_coeff: NonNegativeFloat | None = Field(
+        None,
+        description="Weight of the reconstruction error at the SAE; null: 1 for `local`, 0.5 for `finetune`, else 0. Above 0, `e2e` and `e2e_ds` are mixtures.",
+    )
+    kl_coeff: NonNegativeFloat | None = Field(
+        None,
+        description="Weight κ of the KL divergence; null: the paper's (1 for `e2e`, 0.5 for `e2e_ds` and `finetune`). `finetune` scales the KL to the value of the reconstruction error first.",
+    )
+    downstream_coeff: NonNegativeFloat | None = Field(
+        None,
+        description="Total weight β of downstream reconstruction, split evenly over the hook points; null: 2.5 for `e2e_ds`, 0 for `finetune`.",
+    )
+    downstream_layers: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = Field(
+        None, description="Layers L whose `blocks.L.hook_resid_pre` is reconstructed downstream; null: every one after the SAE."
+    )
+    downstream_next: PositiveInt | None = Field(
+        None, description="Reconstruct at the next N layers after the SAE only; instead of `downstream_layers`."
+    )
+
+    # initialisation
+    encoder_init: Literal["linear", "kaiming", "transpose"] = Field(
+        "linear",
+        description="Encoder: uniform in ±1/√d_in (`linear`), Kaiming uniform (`kaiming`), or the transposed decoder (`transpose`).",
+    )
+    decoder_init: Literal["orthogonal", "kaiming", "gaussian"] = Field(
+        "orthogonal", description="Decoder: orthonormal columns, Kaiming uniform, or random directions."
+    )
+    decoder_init_norm: PositiveFloat | None = Field(
+        None, description="Norm of the decoder's rows at the start; null: as initialised, or 1 under `decoder: renormalised`."
+    )
+    encoder_bias_init: Literal["linear", "zero"] = Field("linear", description="Encoder bias: uniform in ±1/√d_in, or zero.")
+    decoder_bias_init: Literal["linear", "zero", "mean", "geometric_median"] = Field(
+        "linear",
+        description="Decoder bias: uniform in ±1/√d_sae, zero, or the mean or geometric median of a sample of activations.",
+    )
+    activation_scale: Literal["none", "norm", "mean_square", "layer_norm"] = Field(
+        "none",
+        description="Scale of the inputs: none; mean norm √d_in (`norm`); mean square 1 (`mean_square`); both are estimated once and folded "
+        "into the saved weights; `layer_norm` standardises each input and undoes it at the output.",
+    )
+    statistics_tokens: PositiveInt = Field(
+        32_768, description="Tokens from which means, the geometric median, scales and variances are estimated."
+    )
+
+    # dead features
+    dead_features: Literal["none", "ghost_grads", "ghost_grads_exp_relu", "auxk", "resample"] = Field(
+        "none",
+        description="What is done about dead features: nothing; ghost gradients (`ghost_grads_exp_relu` repeats the published error, which "
+        "gives their encoder no gradient); AuxK (Gao); or resampling (Anthropic, October 2023).",
+    )
+    dead_window_tokens: PositiveInt = Field(
+        100_000,
+        description="A feature that has not fired for this many training tokens is dead: in the log, and for `dead_features`.",
+    )
+    auxk_k: PositiveInt | None = Field(
+        None, description="`auxk`: dead features per token; null: the power of two nearest to d_in/2."
+    )
+    auxk_coeff: PositiveFloat = Field(1 / 32, description="`auxk`: weight of its loss.")
+    resample_tokens: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
+        None,
+        description="`resample`: training tokens after which dead features are resampled; null: at 1/8, 1/4, 3/8 and 1/2 of the run.",
+    )
+
+    # optimiser
     n_tokens: PositiveInt = Field(
         1_000_000,
         description="Training tokens per run, rounded down to whole batches; the corpus is repeated in the same order if it is smaller.",
     )
     batch_tokens: PositiveInt = Field(
-        2048, description="Tokens per optimiser step; a multiple of the context for `e2e` and `e2e_ds`."
+        2048, description="Tokens per optimiser step; a multiple of the context for the end-to-end objectives."
     )
-    lr: PositiveFloat = Field(5e-4, description="Peak learning rate of Adam (β 0.9, 0.999; no weight decay).")
+    lr: PositiveFloat = Field(5e-4, description="Peak learning rate of Adam (no weight decay).")
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Adam's β₁.")
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Adam's β₂.")
+    adam_eps: PositiveFloat = Field(1e-8, description="Adam's ε.")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of the steps with linear warm-up from 0.")
+    schedule: Literal["cosine", "linear_tail", "constant"] = Field(
+        "cosine",
+        description="Learning rate after the warm-up: half a cosine, constant with a linear decay at the end, or constant.",
+    )
+    tail_fraction: float = Field(0.2, gt=0, le=1, description="`linear_tail`: share of the steps over which the rate decays.")
     final_lr_fraction: float = Field(
-        0.1, ge=0, le=1, description="Learning rate at the end of the half-cosine, as a share of the peak."
+        0.1, ge=0, le=1, description="`cosine`, `linear_tail`: learning rate at the end, as a share of the peak."
     )
     grad_clip: PositiveFloat | None = Field(10.0, description="Limit of the global gradient norm; null: none.")
-    kl_coeff: NonNegativeFloat | None = Field(
-        None, description="Weight κ of the KL divergence; null: the paper's (1 for `e2e`, 0.5 for `e2e_ds`)."
+    weight_ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Decay of an exponential moving average of the weights, which is then what is saved; null: none."
     )
-    downstream_coeff: NonNegativeFloat = Field(
-        2.5, description="Total weight β of downstream reconstruction in `e2e_ds`, split evenly over the hook points."
-    )
-    downstream_layers: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = Field(
-        None, description="Layers L whose `blocks.L.hook_resid_pre` is reconstructed in `e2e_ds`; null: every one after the SAE."
-    )
-    dead_window_tokens: PositiveInt = Field(
-        100_000,
-        description="A feature that has not fired for this many training tokens counts as dead in the log and the progress bar.",
-    )
+    precision: Literal["float32", "bf16"] = Field("float32", description="`bf16`: autocast of the SAE's matrix products (CUDA).")
+    tf32: bool = Field(False, description="Let CUDA matrix products in float32 round their inputs to TF32.")
     log_every: PositiveInt = Field(20, description="Steps between lines of log.jsonl.")
     checkpoint_every: PositiveInt = Field(
         250, description="Steps between checkpoints; an interrupted run resumes from the last one."
@@ -54,19 +165,8 @@ class RunSpec(Frozen):
     group: str
     hook_point: str
     objective: Objective
-    sparsity_coeff: float
+    sparsity_coeff: float | None = None
+    k: int | None = None
     seed: int
+    start_from: str | None = None
     training: TrainingConfig
-
-
-# settings that only some objectives use; the others neither accept them in a group nor depend on them
-_USED_BY = {
-    "kl_coeff": ("e2e", "e2e_ds"),
-    "downstream_coeff": ("e2e_ds",),
-    "downstream_layers": ("e2e_ds",),
-}
-
-
-def settings_without_effect(objective: Objective) -> set[str]:
-    """Training settings that `objective` does not use."""
-    return {key for key, users in _USED_BY.items() if objective not in users}

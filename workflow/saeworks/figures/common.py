@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,9 +25,21 @@ from ..config.figures import FigureStyle
 from ..store.errors import UserError
 from ..store.files import atomic_path
 
-OBJECTIVES = ("local", "e2e", "e2e_ds")
-LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds"}
-MARKERS = {"local": "o", "e2e": "s", "e2e_ds": "^"}
+OBJECTIVES = ("local", "e2e", "e2e_ds", "finetune")
+LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds", "finetune": "fine-tuned"}
+ARCHITECTURES = {
+    "relu": "ReLU",
+    "topk": "TopK",
+    "batch_topk": "BatchTopK",
+    "matryoshka_batch_topk": "Matryoshka",
+    "gated": "Gated",
+    "jumprelu": "JumpReLU",
+}
+MARKERS = {"local": "o", "e2e": "s", "e2e_ds": "^", "finetune": "D"}
+_FURTHER_MARKERS = ("v", "P", "X", "*", "<", ">")  # of the second kind of an objective on
+_DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
+# within a block in the order of the forward pass; `layer` of a residual after a block is that of the next
+_PLACES = ("hook_resid_post", "hook_resid_pre", "hook_z", "hook_attn_out", "hook_mlp_out")
 GREY = "#595959"
 NARROW = 4.5  # inches; below it, long labels take two lines
 
@@ -114,19 +127,21 @@ def read_table(tables: Path, name: str, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def read_runs(tables: Path) -> pd.DataFrame:
-    """The runs, one row each, by layer, hook point and objective (in the papers' order).
+    """The runs, one row each, by layer, hook point, objective and architecture (in the papers' order).
 
     Raises:
-        UserError: the table is unfit or has an objective that no figure knows.
+        UserError: the table is unfit or has an objective or architecture that no figure knows.
     """
-    columns = ["run", "group", "hook_point", "layer", "objective", "sparsity_coeff", "seed"]
+    columns = ["run", "group", "hook_point", "layer", "objective", "architecture", "family", "sparsity_coeff", "k", "seed"]
     runs = read_table(tables, "runs", columns)
-    unknown = sorted(set(runs["objective"]) - set(OBJECTIVES))
-    if unknown:
-        raise UserError(f"the runs in {tables} have objective `{unknown[0]}`; it must be one of {', '.join(OBJECTIVES)}.")
-    order = pd.Categorical(runs["objective"], OBJECTIVES, ordered=True)
-    keys = ["layer", "hook_point", "_order", "group", "sparsity_coeff", "seed"]
-    return runs.assign(_order=order).sort_values(keys, ignore_index=True).drop(columns="_order")
+    order = {"_place": runs["hook_point"].str.rsplit(".", n=1).str[-1].map({name: i for i, name in enumerate(_PLACES)})}
+    for column, known in (("objective", OBJECTIVES), ("architecture", tuple(ARCHITECTURES))):
+        unknown = sorted(set(runs[column]) - set(known))
+        if unknown:
+            raise UserError(f"the runs in {tables} have {column} `{unknown[0]}`; it must be one of {', '.join(known)}.")
+        order[f"_{column}"] = runs[column].map(known.index)
+    keys = ["layer", "_place", "hook_point", "_objective", "_architecture", "group", "sparsity_coeff", "k", "seed"]
+    return runs.assign(**order).sort_values(keys, ignore_index=True).drop(columns=list(order))
 
 
 def read_metrics(tables: Path, metrics: Sequence[str]) -> pd.DataFrame:
@@ -138,7 +153,7 @@ def read_metrics(tables: Path, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def read_selection(tables: Path, criterion: str = "similar_ce") -> pd.DataFrame:
-    """The runs chosen by `criterion`, at most one per hook point and objective, with the columns of the runs."""
+    """The runs chosen by `criterion`, at most one per hook point, objective and architecture, with the columns of the runs."""
     selection = read_table(tables, "selection", ["criterion", "hook_point", "objective", "run", "ce_increase", "spread"])
     chosen = selection.loc[selection["criterion"] == criterion, ["run", "ce_increase", "spread"]]
     return read_runs(tables).merge(chosen, on="run", how="inner")
@@ -147,6 +162,31 @@ def read_selection(tables: Path, criterion: str = "similar_ce") -> pd.DataFrame:
 def hook_points(frame: pd.DataFrame) -> list[str]:
     """Hook points of `frame`, each once, in its order."""
     return list(dict.fromkeys(frame["hook_point"]))
+
+
+def kinds(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """`(objective, architecture)` pairs of `frame`, each once, in the papers' order."""
+    present = set(zip(frame["objective"], frame["architecture"], strict=True))
+    return [(o, a) for o in OBJECTIVES for a in ARCHITECTURES if (o, a) in present]
+
+
+def kind_name(objective: str, architecture: str, among: pd.DataFrame, joint: str = ", ") -> str:
+    """What to call runs of this kind in a figure of the runs `among`: the architecture is said where they have several."""
+    label = LABELS[objective]
+    return label if among["architecture"].nunique() < 2 else f"{label}{joint}{ARCHITECTURES[architecture]}"
+
+
+def sparsity_label(runs: pd.DataFrame) -> str:
+    """What set the sparsity of `runs`: `λ = 1, 3`, `k = 32`, or both."""
+    chosen = {"λ": runs["sparsity_coeff"], "k": runs["k"]}
+    values = {name: sorted(column.dropna().unique()) for name, column in chosen.items()}
+    return ", ".join(f"{name} = {', '.join(f'{v:g}' for v in found)}" for name, found in values.items() if found)
+
+
+def look(config: FigureStyle, objective: str, rank: int = 0) -> dict[str, Any]:
+    """Colour and marker of an objective's kind number `rank` in the figure, and its dashes after the first."""
+    marker = _FURTHER_MARKERS[(rank - 1) % len(_FURTHER_MARKERS)] if rank else MARKERS[objective]
+    return {"color": colour(config, objective), "marker": marker, "linestyle": _DASHES[rank % len(_DASHES)]}
 
 
 def colour(config: FigureStyle, objective: str) -> str:
@@ -168,6 +208,34 @@ def panels(config: FigureStyle, n_rows: int, n_columns: int, **sharing: Any) -> 
     return figure, figure.subplots(n_rows, n_columns, squeeze=False, **sharing)
 
 
+def kind_panels(
+    config: FigureStyle, kinds_at: dict[str, list[tuple[str, str]]], x_label: str, y_label: str
+) -> tuple[Figure, dict[str, list[tuple[str, str, Axes]]]]:
+    """A figure with one panel per hook point, objective and architecture; a hook point with many of them has several rows.
+
+    Returns the figure and, per hook point, its `(objective, architecture, panel)`.
+    """
+    n_columns = min(max(map(len, kinds_at.values())), 3 if config.width < NARROW else 4)
+    n_rows = {hook_point: -(-len(found) // n_columns) for hook_point, found in kinds_at.items()}
+    figure, axes = panels(config, sum(n_rows.values()), n_columns, sharex=True, sharey=True)
+    placed: dict[str, list[tuple[str, str, Axes]]] = {}
+    row = 0
+    for hook_point, found in kinds_at.items():
+        here = axes[row : row + n_rows[hook_point]]
+        row += n_rows[hook_point]
+        placed[hook_point] = [(*kind, panel) for kind, panel in zip(found, here.flat, strict=False)]
+        for panel in here.flat[len(found) :]:
+            panel.set_axis_off()
+        for line in here:
+            line[0].set_ylabel(y_label)
+            name_row(line, hook_point)
+    for column in axes.T:
+        lowest = [panel for panel in column if panel.axison][-1]
+        lowest.tick_params(labelbottom=True)
+        lowest.set_xlabel(x_label)
+    return figure, placed
+
+
 def name_row(row: Sequence[Axes], hook_point: str) -> None:
     """Write the hook point along the right-hand edge of a row of panels."""
     row[-1].annotate(
@@ -180,6 +248,12 @@ def say(axes: Axes, text: str, width: int = 24) -> None:
     """Put a message where the data would be."""
     lines = "\n".join(textwrap.wrap(text, width))
     axes.text(0.5, 0.5, lines, transform=axes.transAxes, ha="center", va="center", fontsize=7, color=GREY)
+
+
+def legend_columns(config: FigureStyle, handles: Sequence[Artist], at_most: int = 4) -> int:
+    """Columns that a legend over the whole width has room for."""
+    inches = 0.5 + 0.06 * max(len(str(handle.get_label())) for handle in handles)  # line and space, and letters
+    return min(at_most, max(1, int(config.width / inches)))
 
 
 def only_message(config: FigureStyle, text: str) -> Figure:

@@ -14,20 +14,20 @@ from matplotlib.patches import Patch
 from ..config.figures import CrossSeedFigure
 from .common import (
     GREY,
-    LABELS,
     NARROW,
-    OBJECTIVES,
     colour,
     cosine_axis,
     cosine_histogram,
     hook_points,
-    name_row,
+    kind_name,
+    kind_panels,
+    kinds,
     only_message,
-    panels,
     read_runs,
     read_table,
     redraw,
     say,
+    sparsity_label,
     styled,
 )
 
@@ -38,13 +38,13 @@ _MEANS = [*_PAIR, "directions", "features", "value", "ci_low", "ci_high", "rando
 def seed_pairs(tables: Path, name: str, columns: list[str]) -> pd.DataFrame:
     """Rows of table `name` that compare two seeds of otherwise equal runs.
 
-    Added: hook_point, layer, objective, sparsity_coeff, seed_a, seed_b of the pair, and `forward`: whether the row goes from
+    Added: hook_point, layer, objective, architecture, sparsity_coeff, k, seed_a, seed_b of the pair, and `forward`: whether the row goes from
     the lower seed to the higher one (a row in both directions is not forward).
     """
     table = read_table(tables, name, columns)
     table = table[table["comparison"] == "cross_seed"].drop(columns="hook_point", errors="ignore")
     runs = read_runs(tables)
-    same = ["hook_point", "objective", "sparsity_coeff"]
+    same = ["hook_point", "objective", "architecture", "sparsity_coeff", "k"]
     pairs = runs.merge(runs[["run", "seed", *same]], on=same, suffixes=("_a", "_b"))
     pairs = pairs[pairs["seed_a"] != pairs["seed_b"]]
     found = pairs[["run_a", "run_b", "seed_a", "seed_b", "layer", *same]].merge(table, on=["run_a", "run_b"])
@@ -54,7 +54,7 @@ def seed_pairs(tables: Path, name: str, columns: list[str]) -> pd.DataFrame:
 
 @styled
 def draw(tables: Path, config: CrossSeedFigure) -> Figure:
-    """One row per hook point, one panel per objective; all pairs of seeds pooled, the two directions drawn apart.
+    """Per hook point one panel per objective and architecture; all pairs of seeds pooled, the two directions drawn apart.
 
     With one pair the title gives the table's mean and interval (a bootstrap over features) in each direction; with more, the
     mean over pairs and their range.
@@ -65,18 +65,16 @@ def draw(tables: Path, config: CrossSeedFigure) -> Figure:
     nearest, means = nearest[np.isfinite(nearest["cosine"].astype(float))], means.dropna(subset="value")
     if nearest.empty or means.empty:
         return only_message(config, "No two runs differ in their seed only: give a run group a second seed (`seeds: [0, 1]`).")
-    hooks = hook_points(nearest)
-    present = read_runs(tables)["objective"].unique()
-    objectives = [objective for objective in OBJECTIVES if objective in present]
-    figure, axes = panels(config, len(hooks), len(objectives), sharex=True, sharey=True)
-    for row, hook_point in zip(axes, hooks, strict=True):
-        for panel, objective in zip(row, objectives, strict=True):
-            here = f"hook_point == {hook_point!r} and objective == {objective!r}"
-            _panel(panel, objective, nearest.query(here), means.query(here), config)
-        row[0].set_ylabel("Fraction of features")
-        name_row(row, hook_point)
-    for panel in axes[-1]:
-        panel.set_xlabel("Cosine" if config.width < NARROW else "Cosine with nearest\nof the other seed")
+    runs = read_runs(tables)
+    runs = runs[runs["hook_point"].isin(nearest["hook_point"])]
+    kinds_at = {hook_point: kinds(runs[runs["hook_point"] == hook_point]) for hook_point in hook_points(runs)}
+    x_label = "Cosine" if config.width < NARROW else "Cosine with nearest\nof the other seed"
+    figure, placed = kind_panels(config, kinds_at, x_label, "Fraction of features")
+    for hook_point, found in placed.items():
+        for objective, architecture, panel in found:
+            here = f"hook_point == {hook_point!r} and objective == {objective!r} and architecture == {architecture!r}"
+            name = kind_name(objective, architecture, runs, joint="\n")
+            _panel(panel, name, colour(config, objective), nearest.query(here), means.query(here), config)
     handles = [
         Patch(facecolor=GREY, alpha=0.5, label="→ to the higher seed"),
         Line2D([], [], color="black", linewidth=0.9, label="← to the lower seed"),
@@ -87,20 +85,20 @@ def draw(tables: Path, config: CrossSeedFigure) -> Figure:
     return figure
 
 
-def _panel(panel: Axes, objective: str, nearest: pd.DataFrame, means: pd.DataFrame, config: CrossSeedFigure) -> None:
+def _panel(panel: Axes, name: str, shade: str, nearest: pd.DataFrame, means: pd.DataFrame, config: CrossSeedFigure) -> None:
     cosine_axis(panel)
     if nearest.empty or means.empty:
-        panel.set_title(LABELS[objective])
+        panel.set_title(name)
         say(panel, "one seed only", width=14)
         return
-    lines = [_heading(objective, nearest, narrow=config.width < NARROW)]
+    lines = [_heading(name, nearest, narrow=config.width < NARROW)]
     for forward, arrow in ((True, "→"), (False, "←")):
         cosines = nearest.loc[nearest["forward"] == forward, "cosine"].to_numpy()
         of_pairs = means[means["forward"] == forward]
         if cosines.size == 0 or of_pairs.empty:
             continue
         outline = {"histtype": "step", "color": "black", "linewidth": 0.9}
-        look = {"color": colour(config, objective), "alpha": 0.6} if forward else outline
+        look = {"color": shade, "alpha": 0.6} if forward else outline
         cosine_histogram(panel, cosines, config.bins, **look)
         panel.axvline(of_pairs["value"].mean(), color="black", linestyle="--")
         low, high = ("ci_low", "ci_high") if len(of_pairs) == 1 else ("value", "value")
@@ -110,11 +108,10 @@ def _panel(panel: Axes, objective: str, nearest: pd.DataFrame, means: pd.DataFra
     panel.set_title("\n".join(lines), fontsize=7)
 
 
-def _heading(objective: str, nearest: pd.DataFrame, narrow: bool) -> str:
-    coefficients = ", ".join(f"{c:g}" for c in sorted(nearest["sparsity_coeff"].unique()))
+def _heading(name: str, nearest: pd.DataFrame, narrow: bool) -> str:
     n_pairs = len(nearest[["run_a", "run_b"]].drop_duplicates())
     pairs = f"seeds {nearest['seed_a'].iloc[0]}, {nearest['seed_b'].iloc[0]}" if n_pairs == 1 else f"range of {n_pairs} pairs"
-    return f"{LABELS[objective]}{chr(10) if narrow else ', '}λ = {coefficients}\n{pairs}"
+    return f"{name}{chr(10) if narrow else ', '}{sparsity_label(nearest)}\n{pairs}"
 
 
 def main(spec: str, tables: str, out: str) -> None:

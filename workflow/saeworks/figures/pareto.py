@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,12 +13,12 @@ from matplotlib.lines import Line2D
 from ..config.figures import ParetoFigure
 from .common import (
     GREY,
-    LABELS,
-    MARKERS,
     NARROW,
-    OBJECTIVES,
-    colour,
     hook_points,
+    kind_name,
+    kinds,
+    legend_columns,
+    look,
     name_row,
     only_message,
     panels,
@@ -34,18 +35,20 @@ _PANELS = (("l0", "L0", "features per token"), ("alive_features", "Alive feature
 def draw(tables: Path, config: ParetoFigure) -> Figure:
     """One row of two panels per hook point: L0 (left) and alive features (right) against CE increase, better is up.
 
-    The runs of the lowest seed of an objective are joined in the order of L0; runs of further seeds are open markers.
+    A line joins the runs of one family, those that differ in sparsity and seed alone, of their lowest seed and in the order of
+    L0; runs of further seeds are open markers.
     """
     runs = read_metrics(tables, ["ce_increase", "l0", "alive_features"]).dropna(subset=["ce_increase", "l0", "alive_features"])
     if runs.empty:
         return only_message(config, "No evaluated runs.")
+    runs, names, looks = _curves(runs, config)
     hooks = hook_points(runs)
     figure, axes = panels(config, len(hooks), 2, sharey="row")
     for row, hook_point in zip(axes, hooks, strict=True):
         here = runs[runs["hook_point"] == hook_point]
         for panel, (column, name, unit) in zip(row, _PANELS, strict=True):
-            for objective in OBJECTIVES:
-                _curve(panel, here[here["objective"] == objective], column, config, objective)
+            for curve, style in looks.items():
+                _draw_curve(panel, here[here["curve"] == curve], column, style)
             panel.set_xscale(config.x_scale)
             if config.x_scale == "log":
                 plain_log_ticks(panel.xaxis, here[column])
@@ -55,29 +58,43 @@ def draw(tables: Path, config: ParetoFigure) -> Figure:
         row[0].invert_yaxis()
         row[0].set_ylabel("CE loss increase (nats)")
         name_row(row, hook_point)
-    figure.legend(handles=_legend(runs, config), loc="outside upper center", ncols=2 if config.width < NARROW else 4)
+    handles = [Line2D([], [], **looks[curve], label=names[curve]) for curve in looks]
+    if (runs["seed"] > runs.groupby(["hook_point", "family"])["seed"].transform("min")).any():
+        handles.append(Line2D([], [], color=GREY, marker="o", linestyle="none", markerfacecolor="white", label="further seeds"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles))
     return figure
 
 
-def _curve(panel: Axes, runs: pd.DataFrame, column: str, config: ParetoFigure, objective: str) -> None:
-    if runs.empty:
-        return
-    look = {"color": colour(config, objective), "marker": MARKERS[objective]}
+def _curves(
+    runs: pd.DataFrame, config: ParetoFigure
+) -> tuple[pd.DataFrame, dict[tuple[str, ...], str], dict[tuple[str, ...], dict[str, Any]]]:
+    """The runs with the `curve` each belongs to, and name and look of every curve.
+
+    A curve is an objective and architecture; where a hook point has several families of both, each is a curve of its own,
+    named after its first group.
+    """
+    kind = ["objective", "architecture"]
+    families = runs.groupby(["hook_point", *kind])["family"].nunique().groupby(kind).max()
+    first_group = runs.groupby("family")["group"].first()
+    curves, names, looks = {}, {}, {}
+    for objective, architecture in kinds(runs):
+        here = runs[(runs["objective"] == objective) & (runs["architecture"] == architecture)]
+        name = kind_name(objective, architecture, runs)
+        apart = families[objective, architecture] > 1
+        for family in here["family"].unique():
+            curve = (objective, architecture, family if apart else "")
+            curves[family] = curve
+            if curve not in names:
+                names[curve] = f"{name} ({first_group[family]})" if apart else name
+                looks[curve] = look(config, objective, sum(other[0] == objective for other in looks))
+    return runs.assign(curve=runs["family"].map(curves)), names, looks
+
+
+def _draw_curve(panel: Axes, runs: pd.DataFrame, column: str, style: dict[str, Any]) -> None:
     first = runs["seed"] == runs["seed"].min()
-    # Groups of one objective may differ in anything but the objective: a line never crosses from one to the other.
-    for _, sweep in runs[first].groupby("group", sort=False):
-        sweep = sweep.sort_values("l0")
-        panel.plot(sweep[column], sweep["ce_increase"], **look)
-    further = runs[~first]
-    panel.plot(further[column], further["ce_increase"], **look, linestyle="none", markerfacecolor="white", zorder=3)
-
-
-def _legend(runs: pd.DataFrame, config: ParetoFigure) -> list[Line2D]:
-    present = [objective for objective in OBJECTIVES if (runs["objective"] == objective).any()]
-    handles = [Line2D([], [], color=colour(config, o), marker=MARKERS[o], label=LABELS[o]) for o in present]
-    if (runs["seed"] > runs.groupby(["hook_point", "objective"])["seed"].transform("min")).any():
-        handles.append(Line2D([], [], color=GREY, marker="o", linestyle="none", markerfacecolor="white", label="further seeds"))
-    return handles
+    joined, further = runs[first].sort_values("l0"), runs[~first]
+    panel.plot(joined[column], joined["ce_increase"], **style)
+    panel.plot(further[column], further["ce_increase"], **style | {"linestyle": "none"}, markerfacecolor="white", zorder=3)
 
 
 def main(spec: str, tables: str, out: str) -> None:

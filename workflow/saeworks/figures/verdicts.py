@@ -13,10 +13,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .common import LABELS, hook_points, read_metrics, read_runs, read_selection, read_table
+from .common import (
+    ARCHITECTURES,
+    LABELS,
+    OBJECTIVES,
+    hook_points,
+    kind_name,
+    read_metrics,
+    read_runs,
+    read_selection,
+    read_table,
+    sparsity_label,
+)
 from .cross_seed import seed_pairs
 
 REPRODUCED, NOT_REPRODUCED, UNTESTED = "reproduced", "not reproduced", "cannot be tested"
+_OF_PAPER = OBJECTIVES[:3]
 N_POINTS = 20  # as in the authors' analysis
 
 _GEOMETRY = [
@@ -61,17 +73,30 @@ def ratio_of_curves(above: pd.DataFrame, below: pd.DataFrame, x: str, y: str, n_
     return CurveRatio(float(ratio.mean()), float(ratio.min()), float(ratio.max()), float(start), float(stop))
 
 
-def sweep(runs: pd.DataFrame, hook_point: str, objective: str, seed: int) -> pd.DataFrame:
-    """Runs of one curve: one hook point, objective and seed, of the run group that has the most of them."""
-    runs = runs[(runs["hook_point"] == hook_point) & (runs["objective"] == objective) & (runs["seed"] == seed)]
-    return runs[runs["group"] == runs["group"].value_counts(sort=False).idxmax()] if len(runs) else runs
+def of_one_architecture(runs: pd.DataFrame) -> pd.DataFrame:
+    """`runs` without those of other architectures than the claims are tested on, hook point by hook point.
+
+    That is the architecture with the most of the paper's three objectives there, and among those the one with the most runs.
+    """
+    kept = []
+    for _, here in runs.groupby("hook_point", sort=False):
+        of_paper = here[here["objective"].isin(_OF_PAPER)]
+        counts = of_paper.groupby("architecture")["objective"].agg(["nunique", "size"]).reindex(list(ARCHITECTURES)).dropna()
+        chosen = counts.sort_values(["nunique", "size"], ascending=False, kind="stable").index[:1]
+        kept.append(here[here["architecture"].isin(chosen)])
+    return pd.concat(kept) if kept else runs
 
 
-def _over_seeds(runs: pd.DataFrame, hook_point: str, above: str, below: str, x: str, y: str) -> CurveRatio:
-    """The ratio for each seed that both objectives have, averaged; the range spans all of them."""
-    here = runs[runs["hook_point"] == hook_point]
+def sweep(runs: pd.DataFrame, objective: str, seed: int) -> pd.DataFrame:
+    """Runs of one curve: one objective and seed, of the family that has the most of them."""
+    runs = runs[(runs["objective"] == objective) & (runs["seed"] == seed)]
+    return runs[runs["family"] == runs["family"].value_counts(sort=False).idxmax()] if len(runs) else runs
+
+
+def _over_seeds(here: pd.DataFrame, above: str, below: str, x: str, y: str) -> CurveRatio:
+    """The ratio for each seed that both objectives have at a hook point, averaged; the range spans all of them."""
     seeds = sorted(set(here.loc[here["objective"] == above, "seed"]) & set(here.loc[here["objective"] == below, "seed"]))
-    found = {s: ratio_of_curves(sweep(runs, hook_point, above, s), sweep(runs, hook_point, below, s), x, y) for s in seeds}
+    found = {seed: ratio_of_curves(sweep(here, above, seed), sweep(here, below, seed), x, y) for seed in seeds}
     valid = {seed: ratio for seed, ratio in found.items() if not ratio.why}
     if not valid:
         return next(iter(found.values()), CurveRatio(why=f"no runs of {LABELS[above]} and {LABELS[below]} with the same seed"))
@@ -93,6 +118,7 @@ def curve_ratios(tables: Path) -> pd.DataFrame:
     local over objective), ratio, low, high, start, stop (range of what is held equal), seeds, why.
     """
     runs = read_metrics(tables, ["l0", "alive_features", "ce_increase"])
+    compared = of_one_architecture(runs)
     rows = []
     for hook_point in hook_points(runs):
         for objective in ("e2e", "e2e_ds"):
@@ -101,7 +127,7 @@ def curve_ratios(tables: Path) -> pd.DataFrame:
                 ("ce_at_equal_alive", objective, "local", "alive_features", "ce_increase"),
                 ("l0_at_equal_ce", "local", objective, "ce_increase", "l0"),
             ):
-                ratio = _over_seeds(runs, hook_point, above, below, x, y)
+                ratio = _over_seeds(compared[compared["hook_point"] == hook_point], above, below, x, y)
                 numbers = (ratio.mean, ratio.low, ratio.high, ratio.start, ratio.stop)
                 rows.append((hook_point, objective, quantity, *numbers, ", ".join(map(str, ratio.seeds)), ratio.why))
     columns = ["hook_point", "objective", "quantity", "ratio", "low", "high", "start", "stop", "seeds", "why"]
@@ -121,10 +147,14 @@ def run_table(tables: Path) -> pd.DataFrame:
     chosen = set(read_selection(tables)["run"])
     runs["similar CE"] = runs["run"].map(lambda run: "yes" if run in chosen else "")
     runs["objective"] = runs["objective"].map(LABELS)
-    runs["sparsity_coeff"] = runs["sparsity_coeff"].map("{:g}".format)
+    sparsities = [column for column in ("sparsity_coeff", "k") if runs[column].notna().any()]
+    for column in sparsities:
+        runs[column] = runs[column].map("{:g}".format, na_action="ignore").astype(object).fillna("–")
+    said = ["architecture"] if runs["architecture"].nunique() > 1 else []
+    runs["architecture"] = runs["architecture"].map(ARCHITECTURES)
     runs["alive_features"] = runs["alive_features"].astype("Int64")
-    runs = runs.rename(columns={**names, "hook_point": "hook point", "sparsity_coeff": "λ"})
-    return runs[["hook point", "objective", "group", "λ", "seed", *names.values(), "similar CE"]]
+    runs = runs[["hook_point", "objective", *said, "group", *sparsities, "seed", *names, "similar CE"]]
+    return runs.rename(columns={**names, "hook_point": "hook point", "sparsity_coeff": "λ"})
 
 
 def setting_table(tables: Path) -> pd.DataFrame:
@@ -132,8 +162,9 @@ def setting_table(tables: Path) -> pd.DataFrame:
     settings = {"d_in": "d_in", "d_sae": "d_sae", "n_tokens": "training tokens", "lr": "learning rate"}
     read_table(tables, "runs", list(settings))
     runs = read_runs(tables)
-    runs["objective"] = runs["objective"].map(LABELS)
-    table = runs.groupby(["hook_point", "group", "objective", *settings], sort=False).size().rename("runs").reset_index()
+    runs["objective"], runs["architecture"] = runs["objective"].map(LABELS), runs["architecture"].map(ARCHITECTURES)
+    keys = ["hook_point", "group", "objective", "architecture", *settings]
+    table = runs.groupby(keys, sort=False).size().rename("runs").reset_index()
     return table.assign(lr=table["lr"].map("{:g}".format)).rename(columns={**settings, "hook_point": "hook point"})
 
 
@@ -148,8 +179,7 @@ def geometry_table(tables: Path, comparison: str, selected: bool = False) -> pd.
         chosen = read_selection(tables)["run"]
         geometry = geometry[geometry["run_a"].isin(chosen) & geometry["run_b"].isin(chosen)]
     runs = read_runs(tables)
-    labels = (runs["objective"].map(LABELS) + ", λ = " + runs["sparsity_coeff"].map("{:g}".format)).set_axis(runs["run"])
-    labels = labels + ", seed " + runs["seed"].astype(str).set_axis(runs["run"])
+    labels = {run: _described(here, runs) for run, here in runs.groupby("run")}
     arrows = {"a_to_a": "→ itself", "a_to_b": "→", "b_to_a": "←", "both": "mean of → and ←"}
     table = pd.DataFrame(
         {
@@ -172,21 +202,31 @@ def geometry_table(tables: Path, comparison: str, selected: bool = False) -> pd.
     return table
 
 
+def _described(run: pd.DataFrame, among: pd.DataFrame) -> str:
+    row = run.iloc[0]
+    return f"{kind_name(row['objective'], row['architecture'], among)}, {sparsity_label(run)}, seed {row['seed']}"
+
+
 def claims(tables: Path) -> pd.DataFrame:
-    """The paper's claims against this experiment, one row per claim and hook point.
+    """The paper's claims against this experiment, one row per claim and hook point, each tested on one architecture.
 
     Columns: hook_point, claim, published, ours, low, high (NaN where there is none), interval (what low and high are), criterion,
     verdict, note.
     """
     ratios = curve_ratios(tables).set_index(["hook_point", "objective", "quantity"])
     rows = []
-    for hook_point in hook_points(read_runs(tables)):
+    runs = read_runs(tables)
+    compared = of_one_architecture(runs).groupby("hook_point")["architecture"].first()
+    for hook_point in hook_points(runs):
         rows += _frontier_claims(hook_point, ratios)
         rows += _error_claims(hook_point, tables)
         rows += _within_claims(hook_point, tables)
         rows += _seed_claims(hook_point, tables)
     columns = ["hook_point", "claim", "published", "ours", "low", "high", "interval", "criterion", "verdict", "note"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    if runs["architecture"].nunique() > 1:
+        table["note"] += "; " + table["hook_point"].map(compared).map(ARCHITECTURES).fillna("no") + " SAEs"
+    return table
 
 
 def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
@@ -239,8 +279,7 @@ def _frontier_claims(hook_point: str, ratios: pd.DataFrame) -> list[tuple]:
 def _error_claims(hook_point: str, tables: Path) -> list[tuple]:
     fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
     errors = fidelity[(fidelity["metric"] == "mse") & (fidelity["positions"] == "all")]
-    selected = read_selection(tables)
-    runs = selected[selected["hook_point"] == hook_point].set_index("objective")["run"]
+    runs = _selected(tables, hook_point)["run"]
     rows = []
     for above, below, at, claim, published, criterion in (
         ("e2e", "local", 0, "MSE of e2e over local at the SAE's layer", "≈ 29 (read off Fig. 2)", "above 1"),
@@ -265,8 +304,7 @@ def _error_claims(hook_point: str, tables: Path) -> list[tuple]:
 def _within_claims(hook_point: str, tables: Path) -> list[tuple]:
     geometry = _decoder_geometry(tables)
     geometry = geometry[(geometry["comparison"] == "within_difference") & (geometry["hook_point"] == hook_point)]
-    selected = read_selection(tables)
-    selected = selected[selected["hook_point"] == hook_point].set_index("objective")
+    selected = _selected(tables, hook_point)
     criterion = "interval above 0"
     rows = []
     for other, published in (("e2e_ds", "0.040 [0.037, 0.043]"), ("e2e", "0.166 [0.163, 0.168]")):
@@ -296,7 +334,7 @@ def _within_claims(hook_point: str, tables: Path) -> list[tuple]:
 def _seed_claims(hook_point: str, tables: Path) -> list[tuple]:
     pairs = seed_pairs(tables, "geometry", _GEOMETRY)
     pairs = pairs[(pairs["directions"] == "decoder") & (pairs["features"] == "alive") & (pairs["hook_point"] == hook_point)]
-    pairs = pairs[pairs["direction"] == "both"]
+    pairs = pairs[(pairs["direction"] == "both") & pairs["run_a"].isin(of_one_architecture(read_runs(tables))["run"])]
     rows: list[tuple] = []
     for objective, published in (("local", "near 1"), ("e2e_ds", "near 1"), ("e2e", "mostly low")):
         claim = f"nearest cosine across seeds, {LABELS[objective]}: {published}"
@@ -319,6 +357,13 @@ def _seed_claims(hook_point: str, tables: Path) -> list[tuple]:
         note = f"{count}, random directions {here['random_baseline'].mean():.3f}"
         rows.append((hook_point, claim, f"{published} (no mean given)", *numbers, _FEATURES, criterion, _verdict(passed), note))
     return rows
+
+
+def _selected(tables: Path, hook_point: str) -> pd.DataFrame:
+    """The runs at similar CE increase that the claims compare, by objective."""
+    compared = of_one_architecture(read_runs(tables))["run"]
+    selected = read_selection(tables)
+    return selected[selected["run"].isin(compared) & (selected["hook_point"] == hook_point)].set_index("objective")
 
 
 def _decoder_geometry(tables: Path) -> pd.DataFrame:

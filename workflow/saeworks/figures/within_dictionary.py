@@ -13,16 +13,15 @@ from matplotlib.lines import Line2D
 from ..config.figures import WithinDictionaryFigure
 from .common import (
     GREY,
-    LABELS,
     NARROW,
-    OBJECTIVES,
     colour,
     cosine_axis,
     cosine_histogram,
     hook_points,
-    name_row,
+    kind_name,
+    kind_panels,
+    kinds,
     only_message,
-    panels,
     read_selection,
     read_table,
     redraw,
@@ -35,7 +34,7 @@ _GEOMETRY = ["comparison", "run_a", "directions", "features", "value", "ci_low",
 
 @styled
 def draw(tables: Path, config: WithinDictionaryFigure) -> Figure:
-    """One row per hook point, one panel per objective: the alive decoder features of the selected run.
+    """Per hook point one panel per objective and architecture: the alive decoder features of the selected run.
 
     The interval in a title is the table's: a bootstrap over the features of that one dictionary.
     """
@@ -48,18 +47,16 @@ def draw(tables: Path, config: WithinDictionaryFigure) -> Figure:
     )
     if selected.empty:
         return only_message(config, "No runs were selected at similar CE increase.")
-    hooks = hook_points(selected)
-    objectives = [objective for objective in OBJECTIVES if (selected["objective"] == objective).any()]
-    figure, axes = panels(config, len(hooks), len(objectives), sharex=True, sharey=True)
-    for row, hook_point in zip(axes, hooks, strict=True):
-        for panel, objective in zip(row, objectives, strict=True):
-            runs = selected.loc[(selected["hook_point"] == hook_point) & (selected["objective"] == objective), "run"]
-            features = nearest[nearest["run_a"].isin(runs)]
-            _panel(panel, objective, features, means[means["run_a"].isin(runs)], config)
-        row[0].set_ylabel("Fraction of features")
-        name_row(row, hook_point)
-    for panel in axes[-1]:
-        panel.set_xlabel("Cosine" if config.width < NARROW else "Cosine with nearest")
+    kinds_at = {hook_point: kinds(selected[selected["hook_point"] == hook_point]) for hook_point in hook_points(selected)}
+    x_label = "Cosine" if config.width < NARROW else "Cosine with nearest"
+    figure, placed = kind_panels(config, kinds_at, x_label, "Fraction of features")
+    chosen = selected.set_index(["hook_point", "objective", "architecture"])["run"]
+    for hook_point, found in placed.items():
+        for objective, architecture, panel in found:
+            run = chosen[hook_point, objective, architecture]
+            name = kind_name(objective, architecture, selected, joint="\n")
+            features, mean = nearest[nearest["run_a"] == run], means[means["run_a"] == run]
+            _panel(panel, name, colour(config, objective), features, mean, config)
     handles = [
         Line2D([], [], color="black", linestyle="--", label="mean"),
         Line2D([], [], color=GREY, linestyle=":", label="random directions"),
@@ -68,18 +65,20 @@ def draw(tables: Path, config: WithinDictionaryFigure) -> Figure:
     return figure
 
 
-def _panel(panel: Axes, objective: str, features: pd.DataFrame, means: pd.DataFrame, config: WithinDictionaryFigure) -> None:
+def _panel(
+    panel: Axes, name: str, shade: str, features: pd.DataFrame, means: pd.DataFrame, config: WithinDictionaryFigure
+) -> None:
     cosine_axis(panel)
     if features.empty or means.empty:
-        panel.set_title(LABELS[objective])
+        panel.set_title(name)
         say(panel, "no run with two alive features", width=14)
         return
-    cosine_histogram(panel, features["cosine"].to_numpy(), config.bins, color=colour(config, objective), alpha=0.8)
+    cosine_histogram(panel, features["cosine"].to_numpy(), config.bins, color=shade, alpha=0.8)
     mean = means.iloc[0]
     panel.axvline(mean["random_baseline"], color=GREY, linestyle=":")
     panel.axvline(mean["value"], color="black", linestyle="--")
     interval = f"[{mean['ci_low']:.3f}, {mean['ci_high']:.3f}]"
-    panel.set_title(f"{LABELS[objective]}\n{len(features):,} features\nmean {mean['value']:.3f}\n{interval}", fontsize=7)
+    panel.set_title(f"{name}\n{len(features):,} features\nmean {mean['value']:.3f}\n{interval}", fontsize=7)
 
 
 def main(spec: str, tables: str, out: str) -> None:

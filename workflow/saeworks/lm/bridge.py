@@ -17,8 +17,11 @@ from torch import Tensor
 from ..config.model import HubModel, ModelConfig, OwnModel
 from ..store.errors import UserError
 from .decoder import Architecture, Decoder
+from .sites import Site, splice
 
 OWN_MODELS = Path("data/models")
+# the two runs that are compared differ by rounding; a block that does not add up is off by orders of magnitude more
+_SPLICE_TOLERANCE = 1e-3
 
 
 def model_location(model: ModelConfig) -> str:
@@ -71,12 +74,15 @@ class BridgeModel:
     def __init__(self, bridge: Any) -> None:
         self.bridge = bridge
         cfg = bridge.cfg
-        self.arch = SimpleNamespace(n_layers=cfg.n_layers, d_model=cfg.d_model, d_vocab=cfg.d_vocab, n_ctx=cfg.n_ctx)
+        names = ("n_layers", "d_model", "n_heads", "d_head", "d_vocab", "n_ctx")
+        parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
+        self.arch = SimpleNamespace(**{name: getattr(cfg, name) for name in names}, parallel=parallel)
         parameter = next(bridge.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.W_U = bridge.unembed.W_U.T.contiguous()
         bias = getattr(bridge.unembed, "b_U", None)
         self.b_U = bias if bias is not None else None
+        self._continues: dict[str, bool] = {}
 
     def embed(self, tokens: Tensor, offset: int = 0) -> Tensor:
         """`blocks.0.hook_resid_pre` of whole rows."""
@@ -106,6 +112,77 @@ class BridgeModel:
         name = f"blocks.{self.arch.n_layers - 1}.hook_resid_post"
         self.bridge.run_with_hooks(resid, start_at_layer=start, fwd_hooks=[(name, lambda value, hook: seen.update(out=value))])
         return seen["out"]
+
+    def hook_values(self, tokens: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """As `Decoder.hook_values`.
+
+        Raises:
+            UserError: a hook point does not exist, in any model like this or in what the bridge makes of it.
+        """
+        sites = [Site.parse(name, self.arch) for name in names]
+        values: dict[str, Tensor] = {}
+        hooks = []
+        for site in sites:
+            if site.kind == "resid_pre" and site.layer == 0:
+                values[site.name] = self.embed(tokens)
+            else:  # a residual after a block, so that the block it enters need not start
+                hook = f"blocks.{site.layer - 1}.hook_resid_post" if site.kind == "resid_pre" else site.name
+                hooks.append((self._existing(hook), lambda value, hook, name=site.name: values.update({name: value.flatten(2)})))
+        stop = max((site.resume for site in sites), default=0)
+        if hooks:
+            self.bridge.run_with_hooks(tokens, stop_at_layer=stop if stop < self.arch.n_layers else None, fwd_hooks=hooks)
+        return values
+
+    def continue_from(
+        self,
+        site: Site,
+        replacement: Tensor,
+        clean_value: Tensor | None = None,
+        stream_value: Tensor | None = None,
+        capture: Iterable[int] = (),
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """As `Decoder.continue_from`.
+
+        Raises:
+            UserError: the parts of this model's blocks do not simply add up in the residual stream.
+        """
+        if site.kind not in ("resid_pre", "resid_post"):
+            self._check_continues(site)
+        return self._continue(site, replacement, clean_value, stream_value, capture)
+
+    def _continue(self, site: Site, replacement, clean_value, stream_value, capture) -> tuple[Tensor, dict[int, Tensor]]:
+        W_O = self.bridge.blocks[site.layer].attn.W_O.flatten(0, 1) if site.kind == "z" else None
+        resid = splice(site, replacement, clean_value, stream_value, W_O)
+        if site.in_block:  # the bridge starts at whole blocks: with its attention silenced, this one hands its input to the MLP
+            silence = (self._existing(f"blocks.{site.layer}.hook_attn_out"), lambda value, hook: torch.zeros_like(value))
+            with self.bridge.hooks(fwd_hooks=[silence]):
+                resid, _ = self.blocks(resid, site.layer, site.layer + 1)
+        return self.blocks(resid, site.resume, self.arch.n_layers, capture)
+
+    @torch.no_grad()
+    def _check_continues(self, site: Site) -> None:
+        """Once per site, on a few tokens: zeros spliced in must do what zeros returned by the bridge's own hook do."""
+        name = f"blocks.{site.layer}.hook_attn_out" if site.kind == "resid_mid" else site.name  # what enters between the halves
+        if name not in self._continues:
+            probe, last = Site.parse(name, self.arch), f"blocks.{self.arch.n_layers - 1}.hook_resid_post"
+            tokens = torch.arange(min(8, self.arch.n_ctx, self.arch.d_vocab), device=self.device)[None]
+            values = self.hook_values(tokens, [name, probe.stream])
+            with self.bridge.hooks(fwd_hooks=[(name, lambda value, hook: torch.zeros_like(value))]):
+                expected = self.hook_values(tokens, [last])[last]
+            got, _ = self._continue(probe, torch.zeros_like(values[name]), values[name], values[probe.stream], ())
+            self._continues[name] = bool((got - expected).abs().max() <= _SPLICE_TOLERANCE * expected.abs().max())
+        if not self._continues[name]:
+            raise UserError(
+                f"this model cannot be continued from {site.name}: it runs through TransformerBridge, and its blocks do more than add "
+                "their parts to the residual; train end-to-end SAEs at `hook_resid_pre` or `hook_resid_post`."
+            )
+
+    def _existing(self, hook: str) -> str:
+        if hook not in self.bridge.hook_dict:
+            raise UserError(
+                f"TransformerBridge has no hook point {hook} in this model; use `hook_resid_pre` or `hook_resid_post`."
+            )
+        return hook
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """The normalised residual that the unembedding reads."""

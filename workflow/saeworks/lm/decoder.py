@@ -6,7 +6,7 @@ from one safetensors file, without importing transformer_lens. `lm.prepare` writ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..store.files import write_tensors
+from .sites import Site, splice
 
 _ACTIVATIONS = {
     "gelu": F.gelu,
@@ -135,6 +136,46 @@ class Decoder:
                 captured[layer + 1] = resid
         return resid, captured
 
+    def hook_values(self, tokens: Int[Tensor, "batch pos"], names: Iterable[str]) -> dict[str, Float[Tensor, "batch pos d_in"]]:
+        """The values at each of the hook points `names`, from one pass that ends at the last of them.
+
+        `attn.hook_z` has its heads concatenated.
+
+        Raises:
+            UserError: a hook point does not exist.
+        """
+        left, values = {Site.parse(name, self.arch).name for name in names}, {}
+        resid = self.embed(tokens)
+        for layer in range(self.arch.n_layers):
+            for name, value in self._block_values(layer, resid):
+                if name in left:
+                    values[name] = value
+                    left.remove(name)
+                if not left:
+                    return values
+            resid = value
+        return values
+
+    def continue_from(
+        self,
+        site: Site,
+        replacement: Float[Tensor, "batch pos d_in"],
+        clean_value: Float[Tensor, "batch pos d_in"] | None = None,
+        stream_value: Float[Tensor, "batch pos d_model"] | None = None,
+        capture: Iterable[int] = (),
+    ) -> tuple[Float[Tensor, "batch pos d_model"], dict[int, Tensor]]:
+        """Run the rest of the model with `replacement` in the place of `clean_value` at `site`.
+
+        `stream_value` is the clean residual at `site.stream`; a residual site needs neither of the two. Returns the residual
+        before the final norm and, for each layer in `capture` (site.resume ≤ layer), the residual before that layer.
+        Gradients flow through `replacement` only.
+        """
+        W_O = self.weights[f"blocks.{site.layer}.attn.o.W"].T if site.kind == "z" else None
+        resid = splice(site, replacement, clean_value, stream_value, W_O)
+        if site.in_block:
+            resid = resid + self._mlp(site.layer, resid)
+        return self.blocks(resid, site.resume, self.arch.n_layers, capture)
+
     def final_norm(self, resid: Tensor) -> Tensor:
         """The normalised residual that the unembedding reads."""
         return self._norm("ln_final", resid)
@@ -157,22 +198,35 @@ class Decoder:
         return F.linear(x, self.weights[f"{name}.W"], self.weights.get(f"{name}.b"))
 
     def _block(self, layer: int, resid: Tensor, cache: KeyValueCache | None) -> Tensor:
-        prefix = f"blocks.{layer}"
-        attended = self._attention(layer, self._norm(f"{prefix}.ln1", resid), cache)
-        if self.arch.parallel:
-            return resid + attended + self._mlp(prefix, self._norm(f"{prefix}.ln2", resid))
-        resid = resid + attended
-        return resid + self._mlp(prefix, self._norm(f"{prefix}.ln2", resid))
+        for _, value in self._block_values(layer, resid, cache):
+            resid = value
+        return resid
 
-    def _mlp(self, prefix: str, x: Tensor) -> Tensor:
-        act = _ACTIVATIONS[self.arch.activation]
-        if f"{prefix}.mlp.gate.W" in self.weights:
-            return self._linear(
-                f"{prefix}.mlp.out", act(self._linear(f"{prefix}.mlp.gate", x)) * self._linear(f"{prefix}.mlp.in", x)
-            )
-        return self._linear(f"{prefix}.mlp.out", act(self._linear(f"{prefix}.mlp.in", x)))
+    def _block_values(self, layer: int, resid: Tensor, cache: KeyValueCache | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Hook points of a block with their values as they are computed; the last is the residual after the block."""
+        prefix = f"blocks.{layer}"
+        yield f"{prefix}.hook_resid_pre", resid
+        z = self._attention(layer, self._norm(f"{prefix}.ln1", resid), cache)
+        yield f"{prefix}.attn.hook_z", z
+        attn_out = self._linear(f"{prefix}.attn.o", z)
+        yield f"{prefix}.hook_attn_out", attn_out
+        mid = resid + attn_out
+        yield f"{prefix}.hook_resid_mid", mid
+        mlp_out = self._mlp(layer, resid if self.arch.parallel else mid)
+        yield f"{prefix}.hook_mlp_out", mlp_out
+        yield f"{prefix}.hook_resid_post", mid + mlp_out
+
+    def _mlp(self, layer: int, resid: Tensor) -> Tensor:
+        """`hook_mlp_out` of a block, from the residual that its second norm reads."""
+        act, prefix = _ACTIVATIONS[self.arch.activation], f"blocks.{layer}.mlp"
+        x = self._norm(f"blocks.{layer}.ln2", resid)
+        inner = self._linear(f"{prefix}.in", x)
+        if f"{prefix}.gate.W" in self.weights:
+            return self._linear(f"{prefix}.out", act(self._linear(f"{prefix}.gate", x)) * inner)
+        return self._linear(f"{prefix}.out", act(inner))
 
     def _attention(self, layer: int, x: Tensor, cache: KeyValueCache | None) -> Tensor:
+        """`attn.hook_z` of a block, heads concatenated, from its normalised input."""
         arch = self.arch
         batch, new, _ = x.shape
         sizes = [arch.n_heads, arch.n_kv_heads, arch.n_kv_heads]
@@ -191,7 +245,7 @@ class Decoder:
             k, v = (t.repeat_interleave(arch.n_heads // arch.n_kv_heads, dim=1) for t in (k, v))
         mask = self._mask(layer, new, k.shape[2], x.device)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and new > 1, scale=arch.attn_scale)
-        return self._linear(f"blocks.{layer}.attn.o", out.transpose(1, 2).reshape(batch, new, arch.n_heads * arch.d_head))
+        return out.transpose(1, 2).reshape(batch, new, arch.n_heads * arch.d_head)
 
     def _mask(self, layer: int, new: int, total: int, device: torch.device) -> Tensor | None:
         """True where a query may look; None where plain causal attention (or one query that sees all) will do."""

@@ -15,6 +15,7 @@ from ..store.errors import UserError
 from ..store.files import publish, read_json, sha256_file, write_json
 from .bridge import BridgeModel, boot, extract_decoder, model_location
 from .decoder import Decoder
+from .sites import locate
 
 _SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
 # the two run the same formulas in another order; a wrong formula is off by orders of magnitude more
@@ -92,21 +93,10 @@ def resid_layer(hook_point: str, n_layers: int) -> int:
     """The layer whose input is the residual at `hook_point` (`n_layers` stands for the input of the final norm).
 
     Raises:
-        UserError: the model has no such hook point, naming the nearest ones that it has.
+        UserError: the model has no such hook point, or it is no residual between blocks; naming the nearest that are.
     """
-    parts = hook_point.split(".")
-    known = {f"blocks.{layer}.hook_resid_pre": layer for layer in range(n_layers)}
-    known |= {f"blocks.{layer}.hook_resid_post": layer + 1 for layer in range(n_layers)}
-    if hook_point in known:
-        return known[hook_point]
-    layer = int(parts[1]) if len(parts) > 1 and parts[0] == "blocks" and parts[1].isdigit() else 0
-    layer = min(layer, n_layers - 1)
-    near = [f"blocks.{i}.hook_resid_pre" for i in range(max(0, layer - 1), min(n_layers, layer + 2))]
-    near.append(f"blocks.{layer}.hook_resid_post")
-    raise UserError(
-        f"hook point {hook_point!r} does not exist in this model of {n_layers} blocks, or SAEs cannot sit there; "
-        f"valid ones near it: {', '.join(near)}."
-    )
+    kind, block = locate(hook_point, n_layers, ("resid_pre", "resid_post"))
+    return block + (kind == "resid_post")
 
 
 def _largest_difference(bridge: Any, decoder: Decoder) -> float:

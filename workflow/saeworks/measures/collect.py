@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +16,12 @@ RUN_COLUMNS = [
     "hook_point",
     "layer",
     "objective",
+    "architecture",
     "sparsity_coeff",
+    "k",
     "seed",
     "settings",
+    "family",
     "d_in",
     "d_sae",
     "n_tokens",
@@ -29,16 +32,18 @@ RUN_COLUMNS = [
 def run_record(run: str, folder: Path) -> dict:
     """One row of the `runs` table, from the run's own files.
 
-    Runs with equal `settings` differ in nothing but their seed.
+    Runs with equal `settings` differ in nothing but their seed; those of one `family` in their seed, sparsity and hook point.
     """
     manifest, config = read_json(folder / "manifest.json"), read_json(folder / "cfg.json")
     spec = manifest["spec"]
-    block, kind = spec["hook_point"].split(".")[1:]
+    _, block, *_, kind = spec["hook_point"].split(".")
     return {
         "run": run,
-        **{key: spec[key] for key in ("group", "hook_point", "objective", "sparsity_coeff", "seed")},
-        "layer": int(block) + kind.endswith("post"),
-        "settings": content_hash({key: value for key, value in spec.items() if key not in ("name", "group", "seed")}, 12),
+        **{key: spec[key] for key in ("group", "hook_point", "objective", "sparsity_coeff", "k", "seed")},
+        "architecture": spec["training"]["architecture"],
+        "layer": int(block) + (kind == "hook_resid_post"),
+        "settings": _identity(spec, folder),
+        "family": _identity(spec, folder, "hook_point", "sparsity_coeff", "k"),
         "d_in": config["d_in"],
         "d_sae": config["d_sae"],
         "n_tokens": manifest["tokens_seen"],
@@ -46,12 +51,22 @@ def run_record(run: str, folder: Path) -> dict:
     }
 
 
-def select_similar_ce(runs: pd.DataFrame, fidelity: pd.DataFrame) -> pd.DataFrame:
-    """Per hook point one run of each objective, such that their CE increases are as close as they can be.
+def _identity(spec: dict, folder: Path, *without: str) -> str:
+    """Hash of a run's settings but for its name, group, seed and the keys `without`; the run it starts from counts likewise."""
+    kept = {key: value for key, value in spec.items() if key not in ("name", "group", "seed", *without)}
+    if spec["start_from"]:
+        start = folder.parent / spec["start_from"]
+        kept["start_from"] = _identity(read_json(start / "manifest.json")["spec"], start, *without)
+    return content_hash(kept, 12)
 
-    Of all combinations of one run per objective (the lowest seed of each setting), the one with the smallest ratio between its
-    largest and smallest CE increase is taken. A run whose CE does not increase has no ratio and is left out. Columns:
-    criterion, hook_point, objective, run, ce_increase, spread (largest minus smallest of the combination, nats).
+
+def select_similar_ce(runs: pd.DataFrame, fidelity: pd.DataFrame) -> pd.DataFrame:
+    """Per hook point one run of each objective and architecture, such that their CE increases are as close as they can be.
+
+    Of all combinations of one run per objective and architecture (the lowest seed of each setting), the one with the smallest
+    ratio between its largest and smallest CE increase is taken. A run whose CE does not increase has no ratio and is left out.
+    Columns: criterion, hook_point, objective, architecture, run, ce_increase, spread (largest minus smallest of the combination,
+    nats).
     """
     increase = fidelity.query("metric == 'ce_increase' and positions == 'all'").set_index("run")["value"]
     table = runs.assign(ce_increase=runs["run"].map(increase))
@@ -59,21 +74,36 @@ def select_similar_ce(runs: pd.DataFrame, fidelity: pd.DataFrame) -> pd.DataFram
     table = table[(table["seed"] == first_seed) & (table["ce_increase"] > 0)]
     records = []
     for hook_point, here in table.groupby("hook_point", sort=True):
-        groups = [group.sort_values("run") for _, group in here.groupby("objective", sort=True)]
-        best = min(
-            itertools.product(*(group.itertuples() for group in groups)),
-            key=lambda rows: max(r.ce_increase for r in rows) / min(r.ce_increase for r in rows),
-        )
-        values = [row.ce_increase for row in best]
-        records += [
-            ("similar_ce", hook_point, row.objective, row.run, row.ce_increase, max(values) - min(values)) for row in best
-        ]
-    return pd.DataFrame(records, columns=["criterion", "hook_point", "objective", "run", "ce_increase", "spread"])
+        low, high = _narrowest_range(here)
+        here = here[here["ce_increase"].between(low, high)].sort_values("run")
+        for row in (
+            here.groupby(["objective", "architecture"], sort=True).head(1).sort_values(["objective", "architecture"]).itertuples()
+        ):
+            records.append(("similar_ce", hook_point, row.objective, row.architecture, row.run, row.ce_increase, high - low))
+    columns = ["criterion", "hook_point", "objective", "architecture", "run", "ce_increase", "spread"]
+    return pd.DataFrame(records, columns=columns)
+
+
+def _narrowest_range(runs: pd.DataFrame) -> tuple[float, float]:
+    """The range of CE increases with the smallest ratio of its ends that holds a run of each objective and architecture."""
+    runs = runs.sort_values("ce_increase")
+    values, kinds = runs["ce_increase"].tolist(), list(zip(runs["objective"], runs["architecture"], strict=True))
+    inside: Counter = Counter()
+    best, first = (values[0], values[-1]), 0
+    for last, kind in enumerate(kinds):
+        inside[kind] += 1
+        while len(inside) == len(set(kinds)):
+            if values[last] / values[first] < best[1] / best[0]:
+                best = (values[first], values[last])
+            inside -= Counter({kinds[first]: 1})
+            first += 1
+    return best
 
 
 def collect(runs: dict[str, Path], evaluations: Path, out: Path) -> None:
     """Write tables `runs`, `fidelity`, `features` and `selection` of the runs (name to folder) under `out`."""
     table = pd.DataFrame([run_record(run, folder) for run, folder in runs.items()])[RUN_COLUMNS]
+    table = table.astype({"sparsity_coeff": "float64", "k": "Int64"})  # a run has one of the two
     write_table(table, out / "runs.parquet")
     collected = {}
     for name in ("fidelity", "features"):

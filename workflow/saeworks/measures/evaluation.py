@@ -10,7 +10,8 @@ import numpy as np
 from ..config.base import parse
 from ..config.measures import EvaluationConfig
 from ..lm.corpus import load_rows
-from ..lm.prepare import load_model, read_record, resid_layer
+from ..lm.prepare import load_model, read_record
+from ..lm.sites import Site
 from ..sae.formats import load_sae
 from ..store.errors import UserError
 from ..store.files import read_json, write_json
@@ -45,8 +46,8 @@ def evaluate_run(
             "`corpus.eval_tokens`."
         )
     model = load_model(model_folder, device)
-    layer = resid_layer(spec["spec"]["hook_point"], model.arch.n_layers)
-    fidelity, features = evaluate(load_sae(run_folder, device), model, layer, np.asarray(rows[:wanted]), config.batch_rows)
+    site = Site.parse(spec["spec"]["hook_point"], model.arch)
+    fidelity, features = evaluate(load_sae(run_folder, device), model, site, np.asarray(rows[:wanted]), config.batch_rows)
     for name, table in (("fidelity", fidelity), ("features", features)):
         table.insert(0, "run", run)
         write_table(table, out / f"{name}.parquet", csv=False)

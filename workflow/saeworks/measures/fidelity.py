@@ -1,4 +1,4 @@
-"""How faithfully an SAE stands in for the residual stream: loss, divergence, reconstruction, sparsity; on held-out rows."""
+"""How faithfully an SAE stands in for what it rebuilds: loss, divergence, reconstruction, sparsity; on held-out rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..lm.bridge import BridgeModel
 from ..lm.decoder import Decoder
-from ..sae.relu import ReluSAE
+from ..lm.sites import Site
+from ..sae.base import SAE
 
 UNITS = {
     "ce_clean": "nats/token",
@@ -98,33 +99,35 @@ def token_losses(
 
 @torch.no_grad()
 def evaluate(
-    sae: ReluSAE, model: Decoder | BridgeModel, layer: int, rows: Int[np.ndarray, "rows pos"], batch_rows: int
+    sae: SAE, model: Decoder | BridgeModel, site: Site, rows: Int[np.ndarray, "rows pos"], batch_rows: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables `(fidelity, features)` of an SAE on the residual before block `layer`.
+    """Tables `(fidelity, features)` of an SAE at `site`.
 
-    `fidelity`: metric, layer (of `mse`; −1 elsewhere), positions (all, first, rest), value, unit, n_tokens.
+    `fidelity`: metric, layer (of `mse`: the site's own, where it is the error at the site, and each later one, where it is that of
+    the residual stream before that block; −1 elsewhere), positions (all, first, rest), value, unit, n_tokens.
     `features`: feature, firing_rate (share of tokens with a non-zero activation), mean_activation (when firing), alive.
 
-    Zero ablation replaces the residual by zeros. Explained variance is 1 − Σ‖x − x̂‖²/Σ‖x − mean‖² over all tokens; the mean
+    Zero ablation replaces the value at the site by zeros. Explained variance is 1 − Σ‖x − x̂‖²/Σ‖x − mean‖² over all tokens; the mean
     of ratios is the paper's: 1 − ‖x − x̂‖²/‖x − batch mean‖² averaged over tokens, so it depends on `batch_rows`.
     """
     n_layers = model.arch.n_layers
-    later = list(range(layer + 1, n_layers + 1))
+    later = list(range(site.layer + 1, n_layers + 1))
     sums = Sums()
     fired = torch.zeros(sae.d_sae, dtype=torch.float64)
     activation = torch.zeros(sae.d_sae, dtype=torch.float64)
     for start in range(0, len(rows), batch_rows):
         tokens = torch.from_numpy(rows[start : start + batch_rows].astype(np.int64)).to(model.device)
-        x, _ = model.blocks(model.embed(tokens), 0, layer)
+        values = model.hook_values(tokens, dict.fromkeys([site.name, site.stream]))
+        x, stream = values[site.name], values[site.stream]
         output, codes = sae(x)
-        clean, clean_at = model.blocks(x, layer, n_layers, capture=later)
-        new, new_at = model.blocks(output, layer, n_layers, capture=later)
-        zero, _ = model.blocks(torch.zeros_like(x), layer, n_layers)
+        clean, clean_at = model.continue_from(site, x, x, stream, capture=later)
+        new, new_at = model.continue_from(site, output, x, stream, capture=later)
+        zero, _ = model.continue_from(site, torch.zeros_like(x), x, stream)
         for name, value in token_losses(model, clean, {"sae": new, "zero": zero}, tokens).items():
             sums.add(name, value)
         for at in later:
             sums.add(("mse", at), (new_at[at] - clean_at[at]).square().mean(dim=-1))
-        _add_reconstruction(sums, x, output, layer)
+        _add_reconstruction(sums, x, output, site.layer)
         sums.add("l0", (codes != 0).sum(dim=-1))
         sums.add("l1", codes.abs().sum(dim=-1))
         fired += (codes != 0).sum(dim=(0, 1)).double().cpu()
@@ -138,7 +141,7 @@ def evaluate(
             "alive": (fired > 0).numpy(),
         }
     )
-    return _fidelity_table(sums, [layer, *later], rows.shape, features), features
+    return _fidelity_table(sums, [site.layer, *later], rows.shape, features), features
 
 
 def _add_reconstruction(sums: Sums, x: Tensor, output: Tensor, layer: int) -> None:

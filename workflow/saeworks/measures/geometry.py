@@ -127,7 +127,7 @@ def compare(runs: pd.DataFrame, dictionaries: dict[str, Dictionary], config: Geo
     """Tables `(geometry, nearest)` of the runs of one hook point.
 
     Compared are: every run with itself (`within`); runs that differ in their seed alone (`cross_seed`);
-    runs of one seed with different objectives (`cross_objective`), whose within-dictionary means are also subtracted
+    runs of one seed and architecture with different objectives (`cross_objective`), whose within-dictionary means are also subtracted
     (`within_difference`). Every comparison is made for decoder and encoder directions, alive features and all, and in
     both directions and their mean, since a maximum over one dictionary is not a maximum over the other.
     """
@@ -198,7 +198,7 @@ def _pairs(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
     for a, b in itertools.combinations(runs.itertuples(), 2):
         if a.settings == b.settings and a.seed != b.seed:
             pairs.append(("cross_seed", a.run, b.run))
-        elif a.objective != b.objective and a.seed == b.seed:
+        elif a.objective != b.objective and a.architecture == b.architecture and a.seed == b.seed:
             pairs.append(("cross_objective", a.run, b.run))
     return pairs
 

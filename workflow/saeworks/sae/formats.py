@@ -8,70 +8,209 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ..store.errors import UserError
 from ..store.files import read_json, write_json, write_tensors
+from .base import SAE
+from .batch_topk import BatchTopKSAE
+from .gated import GatedSAE
+from .jumprelu import JumpReluSAE
 from .relu import ReluSAE
+from .topk import TopKSAE
 
-_LAYOUT = {
-    "architecture": ReluSAE.architecture,
-    "apply_b_dec_to_input": False,
-    "normalize_activations": "none",
-    "reshape_activations": "none",
+# SAELens' TopK always has a ReLU: one without has a name of its own, so that SAELens refuses it instead of computing another SAE
+SIGNED_TOPK = "topk_signed"
+_CLASSES: dict[str, type[SAE]] = {
+    "standard": ReluSAE,
+    "topk": TopKSAE,
+    SIGNED_TOPK: TopKSAE,
+    "gated": GatedSAE,
+    "jumprelu": JumpReluSAE,
 }
-_NORM_TOLERANCE = 1e-2  # rows normalised in 16 bit are off by less
-_SHAPES = {"W_enc": ("d_in", "d_sae"), "b_enc": ("d_sae",), "W_dec": ("d_sae", "d_in"), "b_dec": ("d_in",)}
+_BIASES = {  # parameters beside W_enc, W_dec and b_dec: our name to SAELens'
+    "standard": {"b_enc": "b_enc"},
+    "topk": {"b_enc": "b_enc"},
+    "gated": {"b_enc": "b_gate", "b_mag": "b_mag", "r_mag": "r_mag"},
+    "jumprelu": {"b_enc": "b_enc", "threshold": "threshold"},
+}
+_SCALED = ("b_enc", "b_dec", "b_mag", "threshold")  # what an activation scale changes: see `saved_weights`
+_LOADABLE = {
+    "reshape_activations": ("none", "hook_z"),
+    "normalize_activations": ("none", "layer_norm"),
+    "activation_fn": ("relu", "topk"),
+    "finetuning_scaling_factor": (False,),
+}
 
 
-def save_sae(sae: ReluSAE, folder: Path, metadata: dict[str, Any]) -> None:
-    """Write the SAE with its decoder normalised (which the forward pass does anyway) and `metadata` in `cfg.json`.
+def saved_weights(sae: SAE, scale: float = 1.0) -> dict[str, Tensor]:
+    """The tensors to save, by SAELens' names: a plain decoder, in float32.
 
-    `metadata` takes provenance and SAELens' own keys such as `hook_name` and `prepend_bos`.
+    An SAE trained on `scale · x` becomes one for x by dividing its biases and thresholds by the scale. Its codes are then
+    those of the training divided by the scale, and its dictionary is unchanged.
     """
-    weights = {name: getattr(sae, name).detach().float().cpu().contiguous() for name in _SHAPES}
-    weights["W_dec"] = sae.dictionary().detach().float().cpu().contiguous()
-    write_tensors(folder / "sae_weights.safetensors", weights)
+    weights = {"W_enc": sae.W_enc, "W_dec": sae.dictionary(), "b_dec": sae.b_dec / scale}
+    for name, saved in _BIASES[sae.architecture].items():
+        value = getattr(sae, name)
+        if isinstance(sae, BatchTopKSAE) and name == "threshold":
+            value = value.expand(sae.d_sae)
+        weights[saved] = value / scale if name in _SCALED else value
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
+
+
+def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any], scale: float = 1.0) -> None:
+    """Write the SAE with its decoder normalised where the forward pass does that, its activation scale folded in, and `metadata`.
+
+    `metadata` takes provenance and SAELens' own keys such as `hook_name` and `prepend_bos`. BatchTopK and Matryoshka SAEs
+    are saved as the JumpReLU SAEs that they are at inference.
+    """
     config = {
-        **_LAYOUT,
+        "architecture": sae.architecture,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "dtype": "float32",
         "device": "cpu",
+        "apply_b_dec_to_input": sae.pre_bias,
+        "normalize_activations": "layer_norm" if sae.layer_norm else "none",
+        "reshape_activations": "hook_z" if (metadata.get("hook_name") or "").endswith("hook_z") else "none",
         # without a version of at least 6.0.0 here SAELens reads the file as an old one and loses the rest
         "metadata": {"sae_lens_version": "6.0.0", **metadata},
     }
+    if isinstance(sae, TopKSAE):
+        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+        if not sae.relu:
+            config["architecture"] = SIGNED_TOPK
+    write_tensors(folder / "sae_weights.safetensors", saved_weights(sae, scale))
     write_json(folder / "cfg.json", config)
 
 
-def load_sae(folder: Path, device: str = "cpu") -> ReluSAE:
-    """The SAE saved in `folder`.
+def load_sae(folder: Path, device: str = "cpu") -> SAE:
+    """The SAE saved in `folder`, frozen.
 
     Raises:
-        UserError: a file is missing or damaged, or the SAE computes something else than `ReluSAE`.
+        UserError: a file is missing or damaged, or the SAE computes something that no class here does.
     """
-    config = read_json(folder / "cfg.json")
-    for key, expected in _LAYOUT.items():
-        if (value := config.get(key, expected)) != expected:
-            raise UserError(f"{folder}/cfg.json has `{key}` {value!r}, which this version does not load; it loads {expected!r}.")
-    for key in ("d_in", "d_sae"):
+    config = read_config(folder)
+    architecture = config.get("architecture")
+    if architecture not in _CLASSES:
+        raise UserError(
+            f"{folder}/cfg.json has `architecture` {architecture!r}, which this version does not load; it loads {', '.join(_CLASSES)}."
+        )
+    for key, known in _LOADABLE.items():
+        if (value := config.get(key, known[0])) not in known:
+            raise UserError(
+                f"{folder}/cfg.json has `{key}` {value!r}, which this version does not load; it loads {', '.join(map(str, known))}."
+            )
+    topk = _CLASSES[architecture] is TopKSAE
+    for key in ("d_in", "d_sae", *(["k"] if topk else [])):
         if not isinstance(config.get(key), int):
             raise UserError(f"{folder}/cfg.json has no whole number `{key}`; fetch it again with `dvc pull {folder}`.")
     path = folder / "sae_weights.safetensors"
-    try:
-        weights = load_file(path, device=device)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; fetch it with `dvc pull {folder}` or train the run.") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} cannot be read ({error}); fetch it again with `dvc pull {folder}`.") from None
-    sae = ReluSAE(config["d_in"], config["d_sae"]).to(device)
-    for name, axes in _SHAPES.items():
-        shape = tuple(config[axis] for axis in axes)
+    weights = read_tensors(path)
+    shapes = expected_shapes(_CLASSES[architecture].architecture, config["d_in"], config["d_sae"])
+    for name, shape in shapes.items():
         if name not in weights or tuple(weights[name].shape) != shape:
             raise UserError(f"{path} does not fit its cfg.json: {name} should have shape {shape}; fetch the folder again.")
-        with torch.no_grad():
-            getattr(sae, name).copy_(weights[name])
-    if (sae.W_dec.norm(dim=1) - 1).abs().max() > _NORM_TOLERANCE:  # `ReluSAE` would normalise it and compute something else
+    if topk and config.get("rescale_acts_by_decoder_norm"):
+        weights = fold_decoder_norms(weights)
+    sae = assemble(
+        _CLASSES[architecture].architecture,
+        weights,
+        pre_bias=bool(config.get("apply_b_dec_to_input", True)),  # SAELens' own default
+        layer_norm=config.get("normalize_activations") == "layer_norm",
+        **({"k": config["k"], "relu": architecture != SIGNED_TOPK} if topk else {}),
+    )
+    return sae.to(device)
+
+
+def expected_shapes(architecture: str, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of an architecture, by SAELens' names for both."""
+    shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    return shapes | dict.fromkeys(_BIASES[architecture].values(), (d_sae,))
+
+
+@torch.no_grad()
+def assemble(architecture: str, weights: dict[str, Tensor], **options: Any) -> SAE:
+    """A frozen SAE from tensors of `expected_shapes`, in float32. `options` are those of its class."""
+    d_in, d_sae = weights["W_enc"].shape
+    sae = _CLASSES[architecture](d_in, d_sae, **options)
+    for ours, saved in {"W_enc": "W_enc", "W_dec": "W_dec", "b_dec": "b_dec", **_BIASES[architecture]}.items():
+        getattr(sae, ours).copy_(weights[saved])
+    if isinstance(sae, JumpReluSAE):
+        sae.threshold.clamp_(min=0)  # elsewhere a JumpReLU has a ReLU as well, to which a negative threshold adds nothing
+    return sae.eval().requires_grad_(False)
+
+
+def fold_decoder_norms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same reconstructions from codes multiplied by the decoder's norms, with unit decoder rows."""
+    norms = weights["W_dec"].norm(dim=1)
+    return weights | {
+        "W_enc": weights["W_enc"] * norms,
+        "b_enc": weights["b_enc"] * norms,
+        "W_dec": weights["W_dec"] / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None],  # a row of zeros stays one
+    }
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`cfg.json` of a SAELens folder; one of before SAELens 6 with today's keys.
+
+    Raises:
+        UserError: it is missing, or no JSON object.
+    """
+    config = read_json(folder / "cfg.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder}/cfg.json holds no configuration; fetch it again with `dvc pull {folder}`.")
+    metadata = config.get("metadata")
+    if isinstance(metadata, dict):
+        return config
+    config = {"architecture": "standard", **config}
+    config["activation_fn"] = config.get("activation_fn_str", config.get("activation_fn", "relu"))
+    if config["activation_fn"] == "topk" and config["architecture"] == "standard":
+        config |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
+    hook_name = config.get("hook_name", config.get("hook_point"))
+    config["metadata"] = {key: config[key] for key in ("model_name", "context_size", "prepend_bos") if key in config}
+    config["metadata"] |= {"hook_name": hook_name} if hook_name else {}
+    scale = {None: "none", False: "none", True: "expected_average_only_in"}
+    config["normalize_activations"] = scale.get(config.get("normalize_activations"), config.get("normalize_activations"))
+    return config
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; fetch it with `dvc pull {path.parent}` or train the run.") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read ({error}); fetch it again with `dvc pull {path.parent}`.") from None
+
+
+@torch.no_grad()
+def load_into(sae: SAE, folder: Path) -> None:
+    """Copy the weights saved in `folder` into `sae`, an SAE of the architecture that they were trained as.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    saved = load_sae(folder)
+    if (saved.d_in, saved.d_sae, saved.architecture) != (sae.d_in, sae.d_sae, sae.architecture):
         raise UserError(
-            f"{path} has rows of W_dec that are not of unit norm, which this version does not load; fold their norms first."
+            f"{folder} holds a {saved.architecture} SAE of {saved.d_sae} features on {saved.d_in} inputs, but the run continues a "
+            f"{sae.architecture} SAE of {sae.d_sae} on {sae.d_in}; name another run in `start_from`."
         )
-    return sae.requires_grad_(False)
+    for setting in ("pre_bias", "layer_norm"):
+        if getattr(saved, setting) != getattr(sae, setting):
+            raise UserError(
+                f"{folder} holds an SAE {'with' if getattr(saved, setting) else 'without'} `{setting}`, unlike the run that continues it; "
+                "let both have the same."
+            )
+    parameters = dict(saved.named_parameters())
+    for name, parameter in sae.named_parameters():
+        parameter.copy_(parameters[name])
+    if isinstance(sae, BatchTopKSAE):
+        sae.threshold_sum.copy_(saved.threshold[0])
+        sae.threshold_weight.fill_(1.0)

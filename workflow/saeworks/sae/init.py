@@ -3,19 +3,81 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from .relu import ReluSAE
+from ..config.training import TrainingConfig
+from .base import SAE
+from .jumprelu import JumpReluSAE
+
+_MAX_ITERATIONS = 100
+_TOLERANCE = 1e-10  # relative change of the sum of distances
+_COINCIDING = 1e-12  # of the mean distance
 
 
 @torch.no_grad()
-def init_braun2024(sae: ReluSAE, generator: torch.Generator) -> None:
-    """As the authors' code: encoder and biases uniform in ±1/√fan_in, decoder with orthonormal columns (WᵀW = I), then free.
+def initialise(
+    sae: SAE, settings: TrainingConfig, generator: torch.Generator, sample: Float[Tensor, "n d_in"] | None = None
+) -> None:
+    """Fill the parameters as the settings say; the defaults are those of Braun et al. 2024.
 
-    W_enc, b_enc ~ U(±1/√d_in); b_dec ~ U(±1/√d_sae); the encoder is not tied to the decoder.
+    Encoder and biases uniform in ±1/√fan_in, decoder with orthonormal columns (WᵀW = I), untied, unless set otherwise.
+
+    Args:
+        sample: normalised activations, for a decoder bias at their mean or geometric median.
     """
     bound = sae.d_in**-0.5
-    sae.W_enc.uniform_(-bound, bound, generator=generator)
-    sae.b_enc.uniform_(-bound, bound, generator=generator)
-    nn.init.orthogonal_(sae.W_dec, generator=generator)
-    sae.b_dec.uniform_(-(sae.d_sae**-0.5), sae.d_sae**-0.5, generator=generator)
+    if settings.encoder_init == "linear":
+        sae.W_enc.uniform_(-bound, bound, generator=generator)
+    elif settings.encoder_init == "kaiming":
+        nn.init.kaiming_uniform_(sae.W_enc.T, generator=generator)  # fan-in d_in
+    if settings.encoder_bias_init == "linear":
+        sae.b_enc.uniform_(-bound, bound, generator=generator)
+    _init_decoder(sae, settings, generator)
+    if settings.encoder_init == "transpose":
+        sae.W_enc.copy_(sae.dictionary().T if settings.decoder == "normalised" else sae.W_dec.T)
+    if settings.decoder_bias_init == "linear":
+        sae.b_dec.uniform_(-(sae.d_sae**-0.5), sae.d_sae**-0.5, generator=generator)
+    elif settings.decoder_bias_init == "mean":
+        sae.b_dec.copy_(sample.mean(dim=0))
+    elif settings.decoder_bias_init == "geometric_median":
+        sae.b_dec.copy_(geometric_median(sample))
+    if isinstance(sae, JumpReluSAE):
+        sae.threshold.fill_(settings.jumprelu_threshold)
+
+
+def _init_decoder(sae: SAE, settings: TrainingConfig, generator: torch.Generator) -> None:
+    if settings.decoder_init == "orthogonal":
+        nn.init.orthogonal_(sae.W_dec, generator=generator)
+    elif settings.decoder_init == "kaiming":
+        nn.init.kaiming_uniform_(sae.W_dec, mode="fan_in", generator=generator)
+    else:
+        sae.W_dec.normal_(generator=generator)
+    norm = settings.decoder_init_norm or (1.0 if settings.decoder == "renormalised" else None)
+    if norm is not None:
+        sae.W_dec.copy_(F.normalize(sae.W_dec, dim=1) * norm)
+
+
+@torch.no_grad()
+def geometric_median(points: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """The point with the least sum of distances to `points`, by Weiszfeld's iteration from the mean, in float64.
+
+    Where the guess coincides with points, it leaves them as Vardi & Zhang (2000, PNAS 97:1423) do: the pull of the others
+    is lessened by their number, and if it is no larger, the guess is the median.
+    """
+    dtype, points = points.dtype, points.double()
+    guess, total = points.mean(dim=0), torch.inf
+    for _ in range(_MAX_ITERATIONS):
+        offsets = points - guess
+        distances = offsets.norm(dim=1)
+        new_total = distances.sum().item()
+        if new_total == 0 or total - new_total <= _TOLERANCE * new_total:
+            break
+        total = new_total
+        apart = distances > _COINCIDING * distances.mean()
+        weights = torch.where(apart, 1 / distances, 0.0)
+        pull = weights @ offsets
+        staying = (~apart).sum() / pull.norm().clamp(min=torch.finfo(torch.float64).tiny)
+        guess = guess + (1 - staying).clamp(min=0) * pull / weights.sum()
+    return guess.to(dtype)

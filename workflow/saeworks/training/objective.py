@@ -1,49 +1,65 @@
-"""What a run minimises: the paper's three objectives, assembled from `losses`."""
+"""What a run minimises: reconstruction, end-to-end and sparsity terms, assembled from `losses`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..config.training import RunSpec
+from .. import losses
+from ..config.training import RunSpec, TrainingConfig
 from ..lm.bridge import BridgeModel
 from ..lm.decoder import Decoder
-from ..losses import downstream_mse, l1_sparsity, logits_kl, reconstruction_mse
-from ..sae.relu import ReluSAE
+from ..lm.sites import Site
+from ..sae.base import SAE, Forward
+from ..sae.dead import ghost_activations
+from ..sae.jumprelu import JumpReluSAE
 from ..store.errors import UserError
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Weights of the loss terms (e2e_sae names): the total is Σ coefficient · term."""
+    """Weights of the loss terms (e2e_sae names): the total is Σ coefficient · term; terms without one here have weight 1."""
 
     out_to_in: float
     logits_kl: float
     in_to_orig: float
     sparsity: float
+    auxk: float
 
 
 def coefficients(spec: RunSpec) -> Coefficients:
     """The paper's weights for an objective, where the settings do not say otherwise."""
-    settings = spec.training
-    kl = {"local": 0.0, "e2e": 1.0, "e2e_ds": 0.5}[spec.objective] if settings.kl_coeff is None else settings.kl_coeff
-    downstream = settings.downstream_coeff if spec.objective == "e2e_ds" else 0.0
-    return Coefficients(1.0 if spec.objective == "local" else 0.0, kl, downstream, spec.sparsity_coeff)
+    settings, objective = spec.training, spec.objective
+
+    def chosen(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    return Coefficients(
+        out_to_in=1.0 if objective == "local" else chosen(settings.reconstruction_coeff, 0.5 if objective == "finetune" else 0.0),
+        logits_kl=chosen(settings.kl_coeff, {"local": 0.0, "e2e": 1.0}.get(objective, 0.5)),
+        in_to_orig=chosen(settings.downstream_coeff, 2.5 if objective == "e2e_ds" else 0.0),
+        sparsity=spec.sparsity_coeff or 0.0,
+        auxk=settings.auxk_coeff,
+    )
 
 
 def downstream_layers(spec: RunSpec, layer: int, n_layers: int) -> list[int]:
-    """Layers whose input residual `e2e_ds` reconstructs: the configured ones, or all after the SAE.
+    """Layers whose input residual is reconstructed downstream of block `layer`: the configured ones, or all after it.
 
     Raises:
         UserError: a configured layer is not downstream of the SAE, or there is none.
     """
-    if spec.objective != "e2e_ds":
+    if not coefficients(spec).in_to_orig or spec.objective not in ("e2e_ds", "finetune"):
         return []
     possible = list(range(layer + 1, n_layers))
-    chosen = possible if spec.training.downstream_layers is None else sorted(set(spec.training.downstream_layers))
+    if spec.training.downstream_layers is not None:
+        chosen = sorted(set(spec.training.downstream_layers))
+    else:
+        chosen = possible[: spec.training.downstream_next]
     if not chosen or not set(chosen) <= set(possible):
         raise UserError(
             f"`downstream_layers` of run {spec.name} is {chosen}, but the layers after {spec.hook_point} in this model are {possible}; "
@@ -52,36 +68,163 @@ def downstream_layers(spec: RunSpec, layer: int, n_layers: int) -> list[int]:
     return chosen
 
 
-def local_terms(sae: ReluSAE, x: Float[Tensor, "tokens d_in"]) -> tuple[dict[str, Tensor], Tensor]:
-    """`(terms, codes)` of the local objective: reconstruction and sparsity."""
-    output, codes = sae(x)
-    return {"out_to_in": reconstruction_mse(output, x), "sparsity": l1_sparsity(codes, sae.d_in)}, codes
+@dataclass
+class CleanPass:
+    """The model from the hook point on, without an SAE: shared by all runs that train on the same rows.
 
-
-def e2e_terms(
-    sae: ReluSAE, model: Decoder | BridgeModel, layer: int, x: Float[Tensor, "rows context d_in"], downstream: list[int]
-) -> tuple[dict[str, Tensor], Tensor]:
-    """`(terms, codes)` of the end-to-end objectives for residuals `x` before block `layer`.
-
-    The model runs twice from the hook: once on `x` without gradient, once on the SAE's output. Nothing below the hook is
-    recomputed. Reconstruction at the SAE itself is tracked with weight 0.
+    Nothing below the hook point is recomputed: `x` are cached values there, and `stream` the cached residual that the
+    model continues from (`Site.stream`), where that is not `x` itself.
     """
-    n_layers = model.arch.n_layers
-    with torch.no_grad():
-        clean, clean_downstream = model.blocks(x, layer, n_layers, capture=downstream)
-        clean_hidden = model.final_norm(clean)
-    output, codes = sae(x)
-    new, new_downstream = model.blocks(output, layer, n_layers, capture=downstream)
-    terms = {
-        "logits_kl": logits_kl(model.final_norm(new), clean_hidden, model.W_U, model.b_U),
-        "out_to_in": reconstruction_mse(output.detach(), x),
-        "sparsity": l1_sparsity(codes, sae.d_in),
-    }
-    if downstream:
-        terms["in_to_orig"] = downstream_mse(new_downstream, clean_downstream)
-    return terms, codes
+
+    model: Decoder | BridgeModel
+    site: Site
+    x: Float[Tensor, "rows context d_in"]
+    stream: Float[Tensor, "rows context d_model"]
+    capture: list[int]
+    hidden: Float[Tensor, "rows context d_model"] = field(init=False)
+    residuals: dict[int, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        with torch.no_grad():
+            last, self.residuals = self.run(self.x)
+            self.hidden = self.model.final_norm(last)
+
+    def run(
+        self, replacement: Float[Tensor, "rows context d_in"], capture: list[int] | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The residual after the last block, and those before the layers `capture`, with `replacement` at the hook point."""
+        return self.model.continue_from(self.site, replacement, self.x, self.stream, self.capture if capture is None else capture)
 
 
-def total(terms: dict[str, Tensor], weights: Coefficients) -> Tensor:
-    """Weighted sum of the terms that carry weight."""
-    return sum(getattr(weights, name) * value for name, value in terms.items() if getattr(weights, name))
+def reconstruction_error(
+    output: Float[Tensor, "B d_in"], x: Float[Tensor, "B d_in"], settings: TrainingConfig, variance: Tensor | None
+) -> Float[Tensor, ""]:
+    """The configured reconstruction error. `variance`: mean squared deviation of the data from its mean, for `variance`."""
+    if settings.mse_norm == "input_norm":
+        return losses.mse_by_input_norm(output, x)
+    if settings.mse_norm == "variance":
+        return losses.mse_by_variance(output, x, variance)
+    return losses.reconstruction_mse(output, x)
+
+
+def sparsity(sae: SAE, step: Forward, settings: TrainingConfig) -> Float[Tensor, ""]:
+    """The configured penalty, mean over tokens; divided by d_in where the reconstruction error is (`mse_norm: d_in`)."""
+    kind = settings.penalty or ("l0" if settings.architecture == "jumprelu" else "l1")
+    codes = sae.penalised(step)
+    values, n_tokens = codes.values, codes.n_tokens
+    if kind == "l0":
+        assert isinstance(sae, JumpReluSAE)
+        value = sae.open_gates(step).values.sum() / n_tokens
+    elif kind == "lp":
+        value = losses.lp(values, n_tokens, settings.lp_p)
+    elif kind == "l1":
+        value = losses.l1(values, n_tokens)
+    else:
+        norms = codes.at(step.dictionary.norm(dim=1))
+        if kind == "tanh":
+            value = losses.tanh_sparsity(values, n_tokens, norms, settings.tanh_scale)
+        else:
+            value = losses.l1_decoder_norm(values, n_tokens, norms)
+    return value / sae.d_in if settings.mse_norm == "d_in" else value
+
+
+def loss_terms(
+    sae: SAE,
+    x: Float[Tensor, "B d_in"],
+    spec: RunSpec,
+    clean: CleanPass | None = None,
+    downstream: list[int] | tuple[int, ...] = (),
+    dead: Bool[Tensor, " d_sae"] | None = None,
+    scale: float = 1.0,
+    variance: Tensor | None = None,
+) -> tuple[dict[str, Tensor], Forward]:
+    """`(terms, forward pass)` of a run on values `x` at its hook point.
+
+    Args:
+        clean: for the end-to-end objectives, the clean pass on the same tokens.
+        dead: dead features; None while there is none, or nothing is done about them.
+        scale: activation scale; the SAE sees `scale · x`.
+    """
+    settings = spec.training
+    normalised, stats = sae.normalise(x * scale if scale != 1.0 else x)
+    step = _forward(sae, normalised, settings, dead)
+    tracked_only = coefficients(spec).out_to_in == 0
+    outputs = [output.detach() for output in step.outputs[-1:]] if tracked_only else step.outputs
+
+    def error(output: Tensor, target: Tensor) -> Tensor:
+        return reconstruction_error(output, target, settings, variance)
+
+    terms = {}
+    if clean is not None:
+        terms |= _end_to_end(sae, step, stats, scale, clean, downstream)
+    terms["out_to_in"] = sum(error(output, normalised) for output in outputs)
+    if spec.sparsity_coeff is not None:
+        terms["sparsity"] = sparsity(sae, step, settings)
+    terms |= sae.auxiliary_terms(step, error)
+    if dead is not None:
+        terms |= _dead_terms(sae, step, settings, dead, variance)
+    return terms, step
+
+
+def _forward(sae: SAE, x: Tensor, settings: TrainingConfig, dead: Tensor | None) -> Forward:
+    autocast = torch.autocast(x.device.type, torch.bfloat16) if settings.precision == "bf16" else contextlib.nullcontext()
+    with autocast:
+        auxk = settings.dead_features == "auxk" and dead is not None
+        step = sae.train_forward(x, dead if auxk else None, auxk_k(settings, sae.d_in) if auxk else 0)
+    step.outputs = [output.to(x.dtype) for output in step.outputs]
+    return step
+
+
+def auxk_k(settings: TrainingConfig, d_in: int) -> int:
+    """Dead features per token in AuxK: as set, or the power of two nearest to d_in/2."""
+    return settings.auxk_k or 2 ** max(0, round(torch.tensor(d_in / 2).log2().item()))
+
+
+def _end_to_end(
+    sae: SAE, step: Forward, stats: tuple[Tensor, Tensor] | None, scale: float, clean: CleanPass, downstream: list[int]
+) -> dict[str, Tensor]:
+    """KL of the logits and downstream reconstruction; summed over nested prefixes where the architecture has such."""
+    totals: dict[str, Tensor] = {}
+    for output in step.outputs:
+        spliced = sae.denormalise(output, stats) / scale if scale != 1.0 else sae.denormalise(output, stats)
+        new, residuals = clean.run(spliced.view_as(clean.x), list(downstream))
+        terms = {"logits_kl": losses.logits_kl(clean.model.final_norm(new), clean.hidden, clean.model.W_U, clean.model.b_U)}
+        if downstream:
+            terms["in_to_orig"] = losses.downstream_mse(residuals, clean.residuals)
+        totals = {name: totals.get(name, 0.0) + value for name, value in terms.items()}
+    return totals
+
+
+def _dead_terms(sae: SAE, step: Forward, settings: TrainingConfig, dead: Tensor, variance: Tensor | None) -> dict[str, Tensor]:
+    residual = (step.x - step.output).detach()
+    if settings.dead_features == "auxk":
+        codes = step.aux.replaced(torch.relu(step.aux.values))
+        return {"auxk": losses.auxk_loss(residual, codes.decode(step.dictionary))}
+    if settings.dead_features.startswith("ghost_grads"):
+        ghost = ghost_activations(sae, step, dead, exp_relu=settings.dead_features == "ghost_grads_exp_relu")
+        error = residual.square()
+        if settings.mse_norm == "input_norm":
+            error = error / step.x.norm(dim=-1, keepdim=True)
+        elif settings.mse_norm == "variance":
+            error = error / variance
+        return {"ghost": losses.ghost_gradients(residual, ghost, error)}
+    return {}
+
+
+def total(terms: dict[str, Tensor], weights: Coefficients, sparsity_factor: float = 1.0, balance: bool = False) -> Tensor:
+    """Weighted sum of the terms that carry weight.
+
+    Args:
+        sparsity_factor: the share of the sparsity coefficient that is reached.
+        balance: scale the KL to the value of the reconstruction error, a constant (Karvonen 2025, arXiv 2503.17272).
+    """
+    parts = []
+    for name, value in terms.items():
+        weight = getattr(weights, name, 1.0)
+        if name == "sparsity":
+            weight = weight * sparsity_factor
+        if name == "logits_kl" and balance and weight:
+            weight = weight * (terms["out_to_in"] / value.clamp(min=torch.finfo(value.dtype).tiny)).detach()
+        if isinstance(weight, Tensor) or weight:
+            parts.append(weight * value)
+    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]

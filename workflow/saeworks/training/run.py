@@ -1,33 +1,51 @@
-"""Train one SAE: the loop, its checkpoints and its output directory."""
+"""Train SAEs: the loop over one or several runs that read the same activations, and their output directories."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 import signal
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..activations.stream import open_activations
+from ..activations.cache import ActivationCache
+from ..activations.stream import ActivationStream, open_activations
 from ..config.activations import ActivationsConfig
 from ..config.base import parse
 from ..config.training import RunSpec
-from ..lm.prepare import load_model, read_record, resid_layer
-from ..sae.formats import save_sae
-from ..sae.init import init_braun2024
-from ..sae.relu import ReluSAE
-from ..store.checkpoint import load_checkpoint, save_checkpoint
+from ..lm.bridge import BridgeModel
+from ..lm.decoder import Decoder
+from ..lm.prepare import load_model, read_record
+from ..lm.sites import Site
+from ..sae.base import SAE
+from ..sae.build import build_sae
+from ..sae.formats import load_into, save_sae
+from ..sae.init import initialise
 from ..store.errors import Interrupted, UserError
-from ..store.files import content_hash, publish, read_json, write_json
+from ..store.files import content_hash, publish, read_json, sha256_file, write_json
 from ..store.provenance import environment
 from ..store.seeds import derive_seed
-from .objective import coefficients, downstream_layers, e2e_terms, local_terms, total
-from .schedule import warmup_cosine
+from .estimate import describe_run, out_of_memory
+from .member import Member, RunFolder, StepResult
+from .objective import CleanPass, downstream_layers
+
+
+@dataclass
+class Job:
+    """A run to train: where it goes, where its state lives until then, and where it starts from (`finetune`)."""
+
+    spec: RunSpec
+    out: Path
+    scratch: Path
+    fingerprint: str | None = None
+    start_from: Path | None = None
 
 
 def train(
@@ -41,168 +59,251 @@ def train(
     device: str = "cpu",
     progress: bool = True,
     fingerprint: str | None = None,
+    start_from: Path | None = None,
 ) -> None:
-    """Train the run and publish `cfg.json`, `sae_weights.safetensors`, `log.jsonl` and `manifest.json` under `out`.
+    """Train one run: `train_together` with a single job."""
+    job = Job(spec, out, scratch, fingerprint, start_from)
+    train_together([job], activations, cache_folder, model_folder, corpus_folder, device, progress)
 
-    The state lives in `scratch` until then. An interrupted run continues from its last checkpoint and ends with the same
-    bytes as an uninterrupted one: batches are a function of the step, so the data position is the step itself.
+
+def train_together(
+    jobs: list[Job],
+    activations: ActivationsConfig,
+    cache_folder: Path,
+    model_folder: Path,
+    corpus_folder: Path,
+    device: str = "cpu",
+    progress: bool = True,
+) -> None:
+    """Train runs of one hook point and publish `cfg.json`, `sae_weights.safetensors`, `log.jsonl` and `manifest.json` of each.
+
+    The activations are read, and the model runs without an SAE, once for all runs of equal seed and batch. Each run ends
+    with the same bytes as if it were trained alone. The state lives in the jobs' scratch folders until then; an
+    interrupted run continues from its last checkpoint and ends with the same bytes as an uninterrupted one: batches are a
+    function of the step, so the data position is the step itself.
 
     Raises:
-        UserError: bad settings or data, or a loss that is no longer finite.
-        Interrupted: a signal arrived; a checkpoint was written.
+        UserError: bad settings or data, a loss that is no longer finite, or too little memory.
+        Interrupted: a signal arrived; checkpoints were written.
     """
-    settings = spec.training
-    source = open_activations(activations, spec.hook_point, cache_folder, model_folder, corpus_folder, device)
-    record, corpus = read_record(model_folder), read_json(corpus_folder / "manifest.json")
-    n_layers = record["arch"]["n_layers"]
-    layer = resid_layer(spec.hook_point, n_layers)
-    downstream = downstream_layers(spec, layer, n_layers)
-    model = None if spec.objective == "local" else load_model(model_folder, device)
-    weights = coefficients(spec)
+    data = _Data(jobs, activations, cache_folder, model_folder, corpus_folder, device)
+    with out_of_memory(data.source, [job.spec for job in jobs]):
+        runs = [_prepare(job, data, device) for job in jobs]
+    stop = _StopOnSignal()
+    n_steps = max(run.member.n_steps for run in runs)
+    first = min(run.first for run in runs)
+    bar = tqdm(total=n_steps, initial=first, unit="step", disable=not progress, mininterval=1.0)
+    with stop, bar, out_of_memory(data.source, [job.spec for job in jobs]):
+        for step in range(first, n_steps):
+            data.forget()
+            for run in runs:
+                if run.first <= step < run.member.n_steps:
+                    _step(run, step, data, bar)
+            bar.update()
+            if stop.requested:
+                for run in runs:
+                    if run.result is not None:  # else its checkpoint is already further
+                        done = min(step + 1, run.member.n_steps)
+                        run.folder.check(done, run.result)
+                        run.folder.save(done)
+                raise Interrupted(
+                    f"{_names(jobs)} stopped at step {step + 1} of {n_steps}; the same command continues from there."
+                )
+    for run in runs:
+        _publish(run, data)
 
+
+def _names(jobs: list[Job]) -> str:
+    return f"run {jobs[0].spec.name}" if len(jobs) == 1 else f"{len(jobs)} runs ({jobs[0].spec.name}, …)"
+
+
+class _Data:
+    """Activations at the hook point, and the clean pass on them, computed once per step and place."""
+
+    def __init__(
+        self, jobs: list[Job], activations: ActivationsConfig, cache: Path, model_folder: Path, corpus_folder: Path, device: str
+    ) -> None:
+        hook_points = {job.spec.hook_point for job in jobs}
+        if len(hook_points) > 1:
+            raise UserError(
+                f"runs that train together share a hook point, but these have {', '.join(sorted(hook_points))}; train them apart."
+            )
+        (hook_point,) = hook_points
+        self.record, self.corpus = read_record(model_folder), read_json(corpus_folder / "manifest.json")
+        self.site = Site.parse(hook_point, self.record["arch"])
+        # a cache is read on the CPU, a step ahead of a GPU
+        reading = "cpu" if activations.source == "cache" else device
+        self.source: ActivationCache | ActivationStream = open_activations(
+            activations, hook_point, cache, model_folder, corpus_folder, reading
+        )
+        self._device = torch.device(device)
+        self._reader = ThreadPoolExecutor(1) if reading != device else None
+        self._ahead: dict[tuple, Future] = {}
+        self.n_layers = self.record["arch"]["n_layers"]
+        end_to_end = [job.spec for job in jobs if job.spec.objective != "local"]
+        self.model: Decoder | BridgeModel | None = load_model(model_folder, device) if end_to_end else None
+        self.capture = sorted({layer for spec in end_to_end for layer in downstream_layers(spec, self.site.layer, self.n_layers)})
+        self._held: dict[tuple, Any] = {}
+        self._statistics: dict[int, Tensor] = {}
+
+    def forget(self) -> None:
+        """Drop what was computed for the last step."""
+        self._held.clear()
+
+    def offset(self, seed: int) -> int:
+        """Runs of different seeds start at different places of the stored shuffle."""
+        return derive_seed("data", seed) % (self.source.n_rows * self.source.context)
+
+    def batch(self, spec: RunSpec, step: int) -> tuple[Tensor, CleanPass | None]:
+        """Values at the hook point (tokens, d_in), and for the end-to-end objectives the clean pass on them."""
+        place = (spec.objective == "local", spec.seed, spec.training.batch_tokens)
+        key = (*place, spec.training.tf32)  # which the clean pass depends on
+        if key not in self._held:
+            values = self._read(*place, step)
+            x = values[self.site.name]
+            clean = None
+            if spec.objective != "local":
+                clean = CleanPass(self.model, self.site, x, values[self.site.stream], self.capture)
+            self._held[key] = x.flatten(0, -2), clean
+        return self._held[key]
+
+    def _read(self, local: bool, seed: int, size: int, step: int) -> dict[str, Tensor]:
+        if self._reader is None:
+            return self._values(local, seed, size, step)
+        waiting = self._ahead.pop((local, seed, size, step), None)
+        values = waiting.result() if waiting else self._values(local, seed, size, step)
+        self._ahead[local, seed, size, step + 1] = self._reader.submit(self._values, local, seed, size, step + 1)
+        return {name: value.pin_memory().to(self._device, non_blocking=True) for name, value in values.items()}
+
+    def _values(self, local: bool, seed: int, size: int, step: int) -> dict[str, Tensor]:
+        """Values at the hook point, tokens for a local run and whole rows otherwise, and what the model continues from."""
+        if local:
+            return {self.site.name: self.source.tokens(self.offset(seed) + step * size, size)}
+        rows = size // self.source.context
+        start = self.offset(seed) // self.source.context + step * rows
+        return self.source.sequences_at(start, rows, dict.fromkeys([self.site.name, self.site.stream]))
+
+    def sample(self, n_tokens: int) -> Tensor:
+        """The first activations of the stored shuffle, for statistics."""
+        n_tokens = min(n_tokens, self.source.n_rows * self.source.context)
+        if n_tokens not in self._statistics:
+            self._statistics[n_tokens] = self.source.tokens(0, n_tokens).to(self._device)
+        return self._statistics[n_tokens]
+
+
+@dataclass
+class _Run:
+    job: Job
+    member: Member
+    folder: RunFolder
+    first: int
+    result: StepResult | None = None
+    started: float = field(default_factory=time.monotonic)
+
+
+def _prepare(job: Job, data: _Data, device: str) -> _Run:
+    spec, settings, source = job.spec, job.spec.training, data.source
     n_steps = settings.n_tokens // settings.batch_tokens
-    if n_steps == 0 or (model is not None and settings.batch_tokens % source.context):
+    if n_steps == 0 or (spec.objective != "local" and settings.batch_tokens % source.context):
         raise UserError(
             f"run {spec.name} cannot train on {settings.n_tokens} tokens in batches of {settings.batch_tokens}: there must be one batch at "
             f"least, and end-to-end batches hold whole rows of {source.context} tokens."
         )
-    warmup_steps = round(settings.warmup_fraction * n_steps)
-    rows = settings.batch_tokens // source.context
-    # runs of different seeds start at different places of the stored shuffle
-    offset = derive_seed("data", spec.seed) % (source.n_rows * source.context)
+    if settings.precision == "bf16" and device == "cpu":
+        raise UserError(f"run {spec.name} asks for `precision: bf16`, which is for CUDA devices; set it to float32 here.")
+    if (spec.objective == "finetune") != (job.start_from is not None):
+        raise UserError(f"run {spec.name} has objective `{spec.objective}`: --start-from belongs to `finetune`, which needs it.")
+    sae = build_sae(source.d_in, settings, spec.k)
+    scale, variance = _statistics(spec, data)
+    if job.start_from is not None:
+        load_into(sae, job.start_from)
+        _unfold(sae, scale)
+    else:
+        # objectives draw different initialisations from one seed: sharing them would raise the cosines between dictionaries
+        generator = torch.Generator().manual_seed(derive_seed("init", spec.seed, spec.objective))
+        sample = None
+        if settings.decoder_bias_init in ("mean", "geometric_median"):
+            sample = sae.normalise(data.sample(settings.statistics_tokens).cpu() * scale)[0]
+        initialise(sae, settings, generator, sample)
+    sae = sae.to(device).train()
+    downstream = downstream_layers(spec, data.site.layer, data.n_layers) if spec.objective != "local" else []
+    offset = data.offset(spec.seed)
 
-    sae = ReluSAE(source.d_in, settings.d_sae)
-    # objectives draw different initialisations from one seed: sharing them would raise the cosines between their dictionaries
-    init_braun2024(sae, torch.Generator().manual_seed(derive_seed("init", spec.seed, spec.objective)))
-    sae = sae.to(device)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=settings.lr, fused=True)
-    silent = torch.zeros(settings.d_sae, dtype=torch.long, device=device)  # tokens since a feature last fired
+    def more(step: int) -> Tensor:
+        return source.tokens(offset + (step + 1) * settings.batch_tokens, settings.statistics_tokens).to(device)
 
-    state = _State(
-        scratch, {"spec": spec.model_dump(), "data": source.manifest, "fingerprint": fingerprint}, sae, optimizer, silent
-    )
-    first = state.restore()
-    bar = tqdm(total=n_steps, initial=first, unit="tok", unit_scale=settings.batch_tokens, disable=not progress, mininterval=1.0)
-    with state.signals(), bar, state.log() as log:
-        for step in range(first, n_steps):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * warmup_cosine(step, n_steps, warmup_steps, settings.final_lr_fraction)
-            if model is None:
-                terms, codes = local_terms(sae, source.tokens(offset + step * settings.batch_tokens, settings.batch_tokens))
-            else:
-                x = source.sequences(offset // source.context + step * rows, rows)
-                terms, codes = e2e_terms(sae, model, layer, x, downstream)
-            loss = total(terms, weights)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), settings.grad_clip or math.inf)
-            optimizer.step()
-
-            firing = codes.detach().flatten(0, -2) > 0
-            silent.add_(settings.batch_tokens).masked_fill_(firing.any(dim=0), 0)
-            done = step + 1
-            if done % settings.log_every == 0 or done == n_steps:
-                _check_finite(done, loss, norm, spec, state)
-                line = _log_line(done, settings, optimizer, terms, loss, norm, firing, silent)
-                log.write(json.dumps(line) + "\n")
-                bar.set_postfix(loss=f"{line['loss']:.4g}", L0=f"{line['l0']:.1f}", dead=line["dead_features"])
-            bar.update()
-            if state.stop_requested or (done % settings.checkpoint_every == 0 and done < n_steps):
-                _check_finite(done, loss, norm, spec, state)  # a checkpoint must be one to go back to
-                log.flush()
-                state.save(done)
-                if state.stop_requested:
-                    raise Interrupted(
-                        f"run {spec.name} stopped at step {done} of {n_steps}; the same command continues from there."
-                    )
-    _publish(sae, spec, source, corpus, n_steps, out, scratch, fingerprint)
+    member = Member(spec, sae, downstream, n_steps, scale, variance, more)
+    start = job.start_from and sha256_file(job.start_from / "sae_weights.safetensors")
+    identity = content_hash({"spec": spec.model_dump(), "data": source.manifest, "fingerprint": job.fingerprint, "start": start})
+    folder = RunFolder(job.scratch, identity, member)
+    first = folder.restore()
+    print(f"resuming {spec.name} at step {first}" if first else describe_run(spec, sae, source, data.model, n_steps), flush=True)
+    return _Run(job, member, folder, first)
 
 
-class _State:
-    """The part of a run that outlives an interruption."""
+@torch.no_grad()
+def _unfold(sae: SAE, scale: float) -> None:
+    """Saved weights back in the scale of their training, where the coefficients, the rate and the loss have their meaning."""
+    for name, tensor in [*sae.named_parameters(), *sae.named_buffers()]:
+        if name in ("b_enc", "b_dec", "b_mag", "threshold", "threshold_sum"):
+            tensor.mul_(scale)
 
-    def __init__(self, scratch: Path, identity: dict, sae: ReluSAE, optimizer: torch.optim.Adam, silent: Tensor) -> None:
-        scratch.mkdir(parents=True, exist_ok=True)
-        self.checkpoint, self.log_path = scratch / "checkpoint.safetensors", scratch / "log.jsonl"
-        self.identity = content_hash(identity)
-        self.sae, self.optimizer, self.silent = sae, optimizer, silent
-        self.stop_requested = False
 
-    def save(self, step: int) -> None:
-        tensors = {"silent": self.silent}
-        for name, parameter in self.sae.named_parameters():
-            tensors[f"sae.{name}"] = parameter
-            tensors |= {f"adam.{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
-        log_bytes = os.path.getsize(self.log_path)
-        save_checkpoint(self.checkpoint, tensors, {"step": step, "identity": self.identity, "log_bytes": log_bytes})
+def _statistics(spec: RunSpec, data: _Data) -> tuple[float, Tensor | None]:
+    """Activation scale, and variance of the scaled and normalised data where the loss needs it."""
+    settings, d_in = spec.training, data.source.d_in
+    scale, variance = 1.0, None
+    if settings.activation_scale in ("norm", "mean_square"):
+        sample = data.sample(settings.statistics_tokens)
+        if settings.activation_scale == "norm":
+            scale = (d_in**0.5 / sample.norm(dim=1).double().mean()).item()
+        else:
+            scale = sample.double().square().mean().rsqrt().item()
+    if settings.mse_norm == "variance":
+        sample = build_sae(d_in, settings, spec.k).normalise(data.sample(settings.statistics_tokens) * scale)[0]
+        variance = (sample - sample.mean(dim=0)).square().mean()
+    return scale, variance
 
-    def restore(self) -> int:
-        """Load the checkpoint of this very run, if any, cut the log to it and return the step to continue from."""
-        loaded = load_checkpoint(self.checkpoint) if self.log_path.exists() else None
-        if loaded is None or loaded[1]["identity"] != self.identity:  # none, or of other settings under the same name
-            self.log_path.write_text("")
-            return 0
-        tensors, state = loaded
-        with torch.no_grad():
-            self.silent.copy_(tensors["silent"])
-            for name, parameter in self.sae.named_parameters():
-                parameter.copy_(tensors[f"sae.{name}"])
-                moments = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
-        os.truncate(self.log_path, state["log_bytes"])
-        print(f"resuming at step {state['step']}", flush=True)
-        return state["step"]
 
-    def log(self):
-        return self.log_path.open("a")
-
-    def signals(self):
-        return _StopOnSignal(self)
+def _step(run: _Run, step: int, data: _Data, bar: tqdm) -> None:
+    spec, member, folder = run.job.spec, run.member, run.folder
+    settings = spec.training
+    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+    run.result = member.step(step, *data.batch(spec, step))
+    done = step + 1
+    if member.logs(done):
+        folder.check(done, run.result)
+        line = member.log_line(done, run.result)
+        folder.write(line)
+        rate = settings.batch_tokens * (done - run.first) / (time.monotonic() - run.started)
+        bar.set_postfix_str(
+            f"{spec.name}: loss {line['loss']:.4g}, L0 {line['l0']:.1f}, dead {line['dead_features']}, {rate:,.0f} tokens/s",
+            refresh=False,
+        )
+    if done % settings.checkpoint_every == 0 and done < member.n_steps:
+        folder.check(done, run.result)  # a checkpoint must be one to go back to
+        folder.save(done)
 
 
 class _StopOnSignal:
     """While active, SIGTERM and SIGINT ask for a checkpoint at the end of the step instead of killing the process."""
 
-    def __init__(self, state: _State) -> None:
-        self.state = state
+    requested = False
 
     def __enter__(self) -> None:
-        self.previous = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _request(self, *_: object) -> None:
-        self.state.stop_requested = True
+        self.requested = True
 
 
-def _log_line(step, settings, optimizer, terms, loss, norm, firing, silent) -> dict:
-    """One line of log.jsonl: values of this step's batch, nothing that depends on the clock."""
-    return {
-        "step": step,
-        "tokens": step * settings.batch_tokens,
-        "lr": optimizer.param_groups[0]["lr"],
-        "loss": loss.item(),
-        **{name: value.item() for name, value in terms.items()},
-        "grad_norm": norm.item(),
-        "l0": firing.sum().item() / len(firing),
-        "dead_features": int((silent >= settings.dead_window_tokens).sum()),
-    }
-
-
-def _check_finite(step: int, loss: Tensor, norm: Tensor, spec: RunSpec, state: _State) -> None:
-    if loss.isfinite() and norm.isfinite():
-        return
-    kept = f"the last good checkpoint is {state.checkpoint}" if state.checkpoint.exists() else "there is no checkpoint yet"
-    raise UserError(
-        f"the loss of run {spec.name} is {loss.item()} with gradient norm {norm.item()} at step {step} ({kept}); lower `lr` (now "
-        f"{spec.training.lr:g}) or set `grad_clip`, then run again."
-    )
-
-
-def _publish(sae: ReluSAE, spec: RunSpec, source, corpus: dict, n_steps: int, out: Path, scratch: Path, fingerprint) -> None:
-    staging = scratch / "publish"
+def _publish(run: _Run, data: _Data) -> None:
+    spec, job, source, corpus = run.job.spec, run.job, data.source, data.corpus
+    staging = job.scratch / "publish"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     model = corpus["model"]
@@ -213,50 +314,63 @@ def _publish(sae: ReluSAE, spec: RunSpec, source, corpus: dict, n_steps: int, ou
         "context_size": source.context,
         "prepend_bos": corpus["corpus"]["source"] == "sampled" or corpus["corpus"]["row_bos"],
         "exclude_special_tokens": False,
-        "model_from_pretrained_kwargs": {key: processing[key] for key in ("fold_ln", "center_writing_weights", "center_unembed")},
+        "model_from_pretrained_kwargs": {
+            key: processing[key] for key in ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+        },
         "saeworks": {
-            **{key: getattr(spec, key) for key in ("name", "objective", "sparsity_coeff", "seed")},
+            **{key: getattr(spec, key) for key in ("name", "objective", "sparsity_coeff", "k", "seed", "start_from")},
+            "training_architecture": spec.training.architecture,
             "corpus_sha256": source.manifest["corpus_sha256"],
-            "fingerprint": fingerprint,
+            "fingerprint": job.fingerprint,
         },
     }
-    save_sae(sae, staging, metadata)
-    shutil.copyfile(scratch / "log.jsonl", staging / "log.jsonl")
+    sae: SAE = run.member.final_sae()
+    save_sae(sae, staging, metadata, scale=run.member.scale)
+    shutil.copyfile(run.folder.log_path, staging / "log.jsonl")
     manifest = {
         "spec": spec.model_dump(),
         "data": source.manifest,
         "sources": corpus["sources"],
-        "fingerprint": fingerprint,
-        "n_steps": n_steps,
-        "tokens_seen": n_steps * spec.training.batch_tokens,
+        "fingerprint": job.fingerprint,
+        "n_steps": run.member.n_steps,
+        "tokens_seen": run.member.n_steps * spec.training.batch_tokens,
+        "activation_scale": run.member.scale,
         "threads": torch.get_num_threads(),
         "environment": environment(),
     }
     write_json(staging / "manifest.json", manifest)
-    publish(staging, out)
-    shutil.rmtree(scratch)
+    publish(staging, job.out)
+    shutil.rmtree(job.scratch)
 
 
 def main(
-    spec: str,
+    spec: list[str],
     activations: str,
     cache: str,
     model: str,
     corpus: str,
-    out: str,
-    scratch: str,
+    out: list[str],
+    scratch: list[str],
     device: str,
-    fingerprint: str | None = None,
+    fingerprint: list[str] | None = None,
+    start_from: str | None = None,
 ) -> None:
-    """Entry point of the stage: `spec` is a `RunSpec`, `activations` an activations block, both as JSON."""
-    train(
-        parse(RunSpec, json.loads(spec), "runs"),
-        parse(ActivationsConfig, json.loads(activations), "activations"),
-        Path(cache),
-        Path(model),
-        Path(corpus),
-        Path(out),
-        Path(scratch),
-        device,
-        fingerprint=fingerprint,
+    """Entry point of the stage: each `spec` is a `RunSpec`, `activations` an activations block, all as JSON.
+
+    Several specs, with as many folders, are trained together.
+    """
+    fingerprints = fingerprint or [None] * len(spec)
+    if not len(spec) == len(out) == len(scratch) == len(fingerprints):
+        raise UserError(
+            f"{len(spec)} --spec need as many --out, --scratch and --fingerprint; {len(out)}, {len(scratch)} and {len(fingerprints)} are given."
+        )
+    specs = [parse(RunSpec, json.loads(one), "runs") for one in spec]
+    if start_from and len(specs) > 1:
+        raise UserError(f"--start-from is given for {len(specs)} --spec; runs that start from another train one at a time.")
+    jobs = [
+        Job(one, Path(o), Path(s), f, Path(start_from) if start_from else None)
+        for one, o, s, f in zip(specs, out, scratch, fingerprints, strict=True)
+    ]
+    train_together(
+        jobs, parse(ActivationsConfig, json.loads(activations), "activations"), Path(cache), Path(model), Path(corpus), device
     )

@@ -1,17 +1,33 @@
-"""Learning-rate schedules."""
+"""Schedules of the learning rate and of the sparsity coefficient."""
 
 from __future__ import annotations
 
 import math
 
+from ..config.training import TrainingConfig
 
-def warmup_cosine(step: int, n_steps: int, warmup_steps: int, final: float) -> float:
-    """Factor of the peak learning rate at `step` (0-based).
 
-    Linear from 0 over `warmup_steps`, then a half-cosine that ends at `final`: the schedule of Braun et al. 2024, whose
-    floor is `final + (1 − final)·½(1 + cos πp)`.
+def lr_factor(settings: TrainingConfig, step: int, n_steps: int) -> float:
+    """Factor of the peak learning rate at `step` (0-based) of `n_steps`.
+
+    Linear from 0 over the warm-up. Then `cosine`: `final + (1 − final)·½(1 + cos πp)`, p the share of the remaining steps
+    (Braun et al. 2024); `linear_tail`: 1, and over the last `tail_fraction` of all steps linear to `final`; `constant`: 1.
     """
-    if step < warmup_steps:
-        return step / warmup_steps
-    progress = (step - warmup_steps) / max(1, n_steps - warmup_steps)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    warmup = round(settings.warmup_fraction * n_steps)
+    if step < warmup:
+        return step / warmup
+    final = settings.final_lr_fraction
+    if settings.schedule == "cosine":
+        progress = (step - warmup) / max(1, n_steps - warmup)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    if settings.schedule == "linear_tail":
+        start = max(warmup, n_steps - round(settings.tail_fraction * n_steps))
+        progress = (step - start) / max(1, n_steps - start)
+        return 1.0 if progress <= 0 else 1 + (final - 1) * progress
+    return 1.0
+
+
+def sparsity_factor(settings: TrainingConfig, step: int, n_steps: int) -> float:
+    """Factor of the sparsity coefficient at `step`: linear from 0 over `sparsity_warmup_fraction` of the steps, then 1."""
+    warmup = round(settings.sparsity_warmup_fraction * n_steps)
+    return step / warmup if step < warmup else 1.0

@@ -1,0 +1,172 @@
+"""The papers' recipes by name, and which settings of a run have an effect.
+
+Apart from `training`, so that neither is part of the code that a trained run depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .training import TOPK_FAMILY, Objective
+
+_END_TO_END = ("e2e", "e2e_ds", "finetune")
+
+# Recipes of the papers, as far as they differ from the defaults of `TrainingConfig`, which are those of Braun et al.
+# Sources: the papers and the code released with them.
+PRESETS: dict[str, dict[str, Any]] = {
+    "braun2024": {},  # arXiv 2405.12241
+    "bloom2024": {  # GPT-2 small residual SAEs, February 2024, with the corrected ghost gradients
+        "decoder": "renormalised",
+        "pre_bias": True,
+        "mse_norm": "input_norm",
+        "encoder_init": "kaiming",
+        "decoder_init": "kaiming",
+        "encoder_bias_init": "zero",
+        "decoder_bias_init": "geometric_median",
+        "statistics_tokens": 262_144,
+        "dead_features": "ghost_grads",
+        "dead_window_tokens": 5000 * 4096,
+        "lr": 4e-4,
+        "warmup_fraction": 0.068,  # 5,000 of 73,242 steps
+        "schedule": "constant",
+        "grad_clip": None,
+    },
+    "gao2024": {  # arXiv 2406.04093
+        "architecture": "topk",
+        "decoder": "renormalised",
+        "pre_bias": True,
+        "mse_norm": "variance",
+        "encoder_init": "transpose",
+        "decoder_init": "kaiming",
+        "encoder_bias_init": "zero",
+        "decoder_bias_init": "geometric_median",
+        "activation_scale": "layer_norm",
+        "dead_features": "auxk",
+        "dead_window_tokens": 10_000_000,
+        "lr": 1e-4,
+        "adam_eps": 6.25e-10,
+        "warmup_fraction": 0.0,
+        "schedule": "constant",
+        "grad_clip": 1.0,
+        "weight_ema": 0.999,
+    },
+    "gated2024": {  # arXiv 2404.16014
+        "architecture": "gated",
+        "decoder": "renormalised",
+        "pre_bias": True,
+        "encoder_init": "transpose",
+        "decoder_init": "gaussian",
+        "encoder_bias_init": "zero",
+        "decoder_bias_init": "zero",
+        "activation_scale": "norm",
+        "dead_features": "resample",
+        "dead_window_tokens": 12_500 * 4096,
+        "lr": 3e-4,
+        "adam_beta1": 0.0,
+        "warmup_fraction": 0.003,  # 1,000 of 300,000 to 400,000 steps
+        "schedule": "constant",
+        "grad_clip": None,
+    },
+    "anthropic-april2024": {  # transformer-circuits.pub, April 2024 update
+        "decoder": "free",
+        "penalty": "l1_decoder_norm",
+        "encoder_init": "transpose",
+        "decoder_init": "gaussian",
+        "decoder_init_norm": 0.1,
+        "encoder_bias_init": "zero",
+        "decoder_bias_init": "zero",
+        "activation_scale": "norm",
+        "dead_window_tokens": 10_000_000,
+        "lr": 5e-5,
+        "warmup_fraction": 0.0,
+        "schedule": "linear_tail",
+        "tail_fraction": 0.2,
+        "final_lr_fraction": 0.0,
+        "sparsity_warmup_fraction": 0.05,
+        "grad_clip": 1.0,
+    },
+    "batchtopk2024": {  # arXiv 2412.06410
+        "architecture": "batch_topk",
+        "decoder": "renormalised",
+        "pre_bias": True,
+        "encoder_init": "transpose",
+        "decoder_init": "kaiming",
+        "encoder_bias_init": "zero",
+        "decoder_bias_init": "zero",
+        "activation_scale": "layer_norm",
+        "dead_features": "auxk",
+        "auxk_k": 512,
+        "dead_window_tokens": 5 * 4096,
+        "lr": 3e-4,
+        "adam_beta2": 0.99,
+        "warmup_fraction": 0.0,
+        "schedule": "constant",
+        "grad_clip": 1.0,
+    },
+}
+
+
+def _uses_mse_norm(run: dict[str, Any]) -> bool:
+    """Whether an error or a penalty counts; without either, the reconstruction is only tracked."""
+    return (
+        run["objective"] in ("local", "finetune")
+        or run["architecture"] not in TOPK_FAMILY
+        or bool(run["reconstruction_coeff"])
+        or (run["architecture"] == "topk" and run["multi_topk"])
+        or run["dead_features"].startswith("ghost_grads")
+    )
+
+
+# When a setting has an effect; settings that are not listed always have. `run` maps setting to value, `objective` included.
+_USED_IF: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "preset": lambda run: False,  # resolved before
+    "kl_coeff": lambda run: run["objective"] in _END_TO_END,
+    "downstream_coeff": lambda run: run["objective"] in ("e2e_ds", "finetune"),
+    "downstream_layers": lambda run: (
+        run["objective"] == "e2e_ds" or bool(run["objective"] == "finetune" and run["downstream_coeff"])
+    ),
+    "downstream_next": lambda run: (
+        run["objective"] == "e2e_ds" or bool(run["objective"] == "finetune" and run["downstream_coeff"])
+    ),
+    "reconstruction_coeff": lambda run: run["objective"] in ("e2e", "e2e_ds", "finetune"),
+    "topk_relu": lambda run: run["architecture"] == "topk",
+    "multi_topk": lambda run: run["architecture"] == "topk",
+    "matryoshka_fractions": lambda run: run["architecture"] == "matryoshka_batch_topk",
+    "jumprelu_bandwidth": lambda run: run["architecture"] == "jumprelu",
+    "jumprelu_threshold": lambda run: run["architecture"] == "jumprelu" and run["objective"] != "finetune",
+    "penalty": lambda run: run["architecture"] not in TOPK_FAMILY,
+    "lp_p": lambda run: run["architecture"] not in TOPK_FAMILY and run["penalty"] == "lp",
+    "tanh_scale": lambda run: run["architecture"] not in TOPK_FAMILY and run["penalty"] == "tanh",
+    "sparsity_warmup_fraction": lambda run: run["architecture"] not in TOPK_FAMILY,
+    "mse_norm": lambda run: _uses_mse_norm(run),
+    "auxk_k": lambda run: run["dead_features"] == "auxk",
+    "auxk_coeff": lambda run: run["dead_features"] == "auxk",
+    "resample_tokens": lambda run: run["dead_features"] == "resample",
+    "tail_fraction": lambda run: run["schedule"] == "linear_tail",
+    "final_lr_fraction": lambda run: run["schedule"] != "constant",
+    "statistics_tokens": lambda run: (
+        (run["decoder_bias_init"] in ("mean", "geometric_median") and run["objective"] != "finetune")
+        or run["activation_scale"] in ("norm", "mean_square")
+        or (run["mse_norm"] == "variance" and _uses_mse_norm(run))
+        or run["dead_features"] == "resample"
+    ),
+    **dict.fromkeys(
+        (
+            "encoder_init",
+            "decoder_init",
+            "decoder_init_norm",
+            "encoder_bias_init",
+            "decoder_bias_init",
+            "d_sae",
+            "activation_scale",
+        ),
+        lambda run: run["objective"] != "finetune",  # given by the run that it starts from
+    ),
+}
+
+
+def settings_without_effect(objective: Objective, settings: dict[str, Any]) -> set[str]:
+    """Keys of `settings` that a run of this objective and these settings does not use."""
+    run = {"objective": objective, **settings}
+    return {key for key, used in _USED_IF.items() if not used(run)}

@@ -1,0 +1,108 @@
+"""The export stage: a run as other libraries read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from .config.model import HubModel, ModelConfig
+from .lm.bridge import model_location
+from .measures.tables import read_table
+from .sae.formats import read_config, save_sae
+from .sae.interop import load, save_sparsify
+from .sae.topk import TopKSAE
+from .session import evaluation_folder, model_settings
+from .store.errors import UserError
+from .store.files import read_json, write_tensors
+
+_BLOCKS = {"gpt2": "h", "gpt_neo": "h", "gptj": "h", "bloom": "h", "falcon": "h"}  # of the rest: layers
+_ATTENTION = {"gpt2": "attn", "gpt_neo": "attn", "gptj": "attn", "gpt_neox": "attention"}  # of the rest: self_attn
+_NEVER = 1e-10  # added to a firing rate before its logarithm, as in SAELens
+
+
+def export_saelens(run: Path, out: Path) -> None:
+    """Write the SAE in `run` under `out` for SAELens; with `sparsity.safetensors` if the run has been evaluated.
+
+    Raises:
+        UserError: SAELens has no such SAE.
+    """
+    sae = load(run)
+    if isinstance(sae, TopKSAE) and not sae.relu:
+        raise UserError(
+            f"{run} cannot be exported to SAELens: its TopK sets negative values to 0, and this SAE was trained with `topk_relu: false`."
+        )
+    metadata = read_config(run)["metadata"] if (run / "cfg.json").exists() else {}
+    features = evaluation_folder(run) / "features.parquet"
+    if features.exists():
+        rates = torch.tensor(read_table(features)["firing_rate"].to_numpy())
+        write_tensors(out / "sparsity.safetensors", {"sparsity": (rates + _NEVER).log10().float()})
+    save_sae(sae, out, metadata)
+    print(f"{out}: SAELens reads it with SAE.load_from_disk", flush=True)
+
+
+def export_sparsify(run: Path, out: Path, module: str | None) -> None:
+    """Write the TopK SAE of `run` under `out`/<Hugging Face module> for sparsify, which names SAEs by the module whose output they read.
+
+    Raises:
+        UserError: sparsify has no such SAE, or no module outputs what it reads.
+    """
+    sae, manifest = load(run), read_json(run / "manifest.json")
+    hook_point, model = manifest["spec"]["hook_point"], model_settings(manifest)
+    module = module or module_path(hook_point, _family(model))
+    notes = {"hook_name": hook_point, "model": model.name, "model_processing": model.processing.model_dump()}
+    save_sparsify(sae, out / module, notes)
+    print(f"{out / module}: sparsify reads it with SparseCoder.load_from_disk", flush=True)
+    if model.processing.center_writing_weights:
+        print(
+            "note: it was trained on a model with `center_writing_weights`; subtract its mean from each activation first",
+            flush=True,
+        )
+
+
+def module_path(hook_point: str, family: str) -> str:
+    """The module, within the base model of a Hugging Face family, whose output is the value at `hook_point`.
+
+    Raises:
+        UserError: there is none.
+    """
+    block, name = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_point).groups()
+    layers = _BLOCKS.get(family, "layers")
+    paths = {
+        "hook_resid_post": f"{layers}.{block}",
+        "hook_mlp_out": f"{layers}.{block}.mlp",
+        "hook_attn_out": f"{layers}.{block}.{_ATTENTION.get(family, 'self_attn')}",
+    }
+    if int(block) > 0:
+        paths["hook_resid_pre"] = f"{layers}.{int(block) - 1}"
+    if name not in paths:
+        raise UserError(f"no Hugging Face module outputs the value at {hook_point}, so sparsify cannot use this SAE there.")
+    return paths[name]
+
+
+def _family(model: ModelConfig) -> str:
+    """The model type in the configuration of the run's language model."""
+    mend = "name the module whose output the SAE reads with `--module`, such as h.5 or layers.5"
+    try:
+        if isinstance(model, HubModel):
+            from transformers import AutoConfig  # slow import
+
+            return AutoConfig.from_pretrained(model.name, revision=model.revision).model_type
+        return json.loads((Path(model_location(model)) / "config.json").read_text())["model_type"]
+    except UserError as error:
+        raise UserError(f"{str(error).split(';')[0]}; {mend}.") from None
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"the configuration of model {model.name} cannot be read ({reason}); {mend}.") from None
+
+
+def main(run: str, to: str, out: str, module: str | None = None) -> None:
+    """Entry point of the stage: `to` is saelens or sparsify."""
+    if to == "saelens":
+        export_saelens(Path(run), Path(out))
+    elif to == "sparsify":
+        export_sparsify(Path(run), Path(out), module)
+    else:
+        raise UserError(f"`--to` is {to!r}; it can be saelens or sparsify.")

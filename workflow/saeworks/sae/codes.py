@@ -1,0 +1,61 @@
+"""A batch of feature activations, with or without its zeros."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .sparse import Active, decode_active
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Entries of a (B, d_sae) matrix: all of them in `values` (B, d_sae), or those at `active` in `values` (n,).
+
+    A function that maps zero to zero gives the same codes on either form, so losses and architectures are written once.
+    """
+
+    values: Float[Tensor, "..."]
+    active: Active | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Rows of the matrix."""
+        return self.values.shape[0] if self.active is None else self.active.shape[0]
+
+    def at(self, parameter: Float[Tensor, " d_sae"]) -> Tensor:
+        """A per-feature parameter, at each entry; broadcasts against `values`."""
+        return parameter if self.active is None else parameter[self.active.cols]
+
+    def replaced(self, values: Tensor) -> Codes:
+        """Other values at the same places."""
+        return Codes(values, self.active)
+
+    def decode(self, dictionary: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "B d_in"]:
+        """Codes times dictionary, without a bias."""
+        if self.active is None:
+            return F.linear(self.values, dictionary.T)
+        return decode_active(self.active, self.values, dictionary)
+
+    def fired(self) -> Bool[Tensor, " d_sae"]:
+        """Features with a non-zero activation on some token."""
+        if self.active is None:
+            return (self.values != 0).any(dim=0)
+        fired = torch.zeros(self.active.shape[1], dtype=torch.bool, device=self.values.device)
+        fired[self.active.cols[self.values != 0]] = True
+        return fired
+
+    def l0(self) -> Float[Tensor, ""]:
+        """Mean number of non-zero activations of a token."""
+        return (self.values != 0).sum() / self.n_tokens
+
+    def dense(self) -> Float[Tensor, "B d_sae"]:
+        """The whole matrix."""
+        if self.active is None:
+            return self.values
+        matrix = self.values.new_zeros(self.active.shape)
+        return matrix.index_put((self.active.rows, self.active.cols), self.values)

@@ -1,0 +1,41 @@
+"""The gated sparse autoencoder of Rajamanoharan et al. 2024 (arXiv 2404.16014)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import SAE, Error, Forward
+from .codes import Codes
+
+
+class GatedSAE(SAE):
+    """f = 1[π > 0] ⊙ ReLU(π_mag); π = x W_enc + b_gate, π_mag = x (W_enc ⊙ exp r_mag) + b_mag.
+
+    The two encoders share one product, since π_mag = exp(r_mag)(π − b_gate) + b_mag. `b_enc` is b_gate. The sparsity penalty
+    acts on ReLU(π), and an auxiliary reconstruction from ReLU(π), through a frozen decoder, teaches the gate.
+    """
+
+    architecture = "gated"
+
+    def __init__(self, d_in: int, d_sae: int, **options: Any) -> None:
+        super().__init__(d_in, d_sae, **options)
+        self.b_mag = nn.Parameter(torch.zeros(d_sae))
+        self.r_mag = nn.Parameter(torch.zeros(d_sae))
+
+    def activate(self, pre: Codes) -> Codes:
+        """Magnitudes where the gate is open."""
+        magnitude = pre.at(self.r_mag.exp()) * (pre.values - pre.at(self.b_enc)) + pre.at(self.b_mag)
+        return pre.replaced(F.relu(magnitude) * (pre.values > 0))
+
+    def penalised(self, step: Forward) -> Codes:
+        """ReLU(π): penalising f itself would shrink the magnitudes."""
+        return step.pre.replaced(F.relu(step.pre.values))
+
+    def auxiliary_terms(self, step: Forward, error: Error) -> dict[str, Tensor]:
+        """`gate`: error of the reconstruction from ReLU(π); decoder weights and bias are frozen in it."""
+        output = self.penalised(step).decode(step.dictionary.detach()) + self.b_dec.detach()
+        return {"gate": error(output, step.x)}

@@ -1,0 +1,81 @@
+"""The JumpReLU sparse autoencoder of Rajamanoharan et al. 2024 (arXiv 2407.14435)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .base import SAE, Forward
+from .codes import Codes
+
+
+class JumpReluSAE(SAE):
+    """f = z · 1[z > θ], z the pre-activation, θ ≥ 0 a threshold per feature.
+
+    The threshold gets its gradient from a straight-through estimator with a rectangular kernel K of width `bandwidth` (ε):
+    ∂f/∂θ = −(θ/ε) K((z − θ)/ε) and ∂1[z > θ]/∂θ = −(1/ε) K((z − θ)/ε). The indicator has no gradient for z.
+    """
+
+    architecture = "jumprelu"
+
+    def __init__(self, d_in: int, d_sae: int, bandwidth: float = 1e-3, **options: Any) -> None:
+        super().__init__(d_in, d_sae, **options)
+        self.bandwidth = bandwidth
+        self.threshold = nn.Parameter(torch.zeros(d_sae))
+
+    def floor(self) -> Float[Tensor, " d_sae"]:
+        """The kernel reaches half a bandwidth below the threshold."""
+        return self.threshold - self.bandwidth / 2 if self.training else self.threshold
+
+    def activate(self, pre: Codes) -> Codes:
+        """z · 1[z > θ]."""
+        return pre.replaced(_JumpRelu.apply(pre.values, pre.at(self.threshold), self.bandwidth))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """As the base class; a step may not take a threshold below zero, where f would be negative between the two."""
+        super().after_step()
+        self.threshold.clamp_(min=0)
+
+    def open_gates(self, step: Forward) -> Codes:
+        """1[z > θ], whose sum is L0."""
+        return step.pre.replaced(_Step.apply(step.pre.values, step.pre.at(self.threshold), self.bandwidth))
+
+
+def _kernel(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    return ((z - threshold).abs() < bandwidth / 2).to(z.dtype) / bandwidth
+
+
+class _JumpRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, threshold, bandwidth):
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return z * (z > threshold)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        z, threshold = ctx.saved_tensors
+        grad_threshold = -threshold * _kernel(z, threshold, ctx.bandwidth) * gradient
+        return gradient * (z > threshold), _sum_to(grad_threshold, threshold), None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, threshold, bandwidth):
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return (z > threshold).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        z, threshold = ctx.saved_tensors
+        return None, _sum_to(-_kernel(z, threshold, ctx.bandwidth) * gradient, threshold), None
+
+
+def _sum_to(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient per entry, for a parameter per entry or per feature."""
+    return gradient if gradient.shape == parameter.shape else gradient.flatten(0, -2).sum(dim=0)

@@ -1,0 +1,158 @@
+"""A trained run at hand: its language model, its SAE and the activations that it was trained on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .activations.cache import ActivationCache
+from .activations.stream import ActivationStream, open_activations
+from .config.activations import ActivationsConfig
+from .config.base import parse
+from .config.measures import EvaluationConfig
+from .config.model import HubModel, ModelConfig, OwnModel, PathModel, model_label
+from .lm.bridge import BridgeModel
+from .lm.corpus import load_rows
+from .lm.decoder import Decoder
+from .lm.prepare import load_model, prepare
+from .lm.sites import Site
+from .measures.fidelity import evaluate
+from .sae.base import SAE
+from .sae.formats import load_sae
+from .store.errors import UserError
+from .store.files import content_hash, read_json
+
+_SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a run was made from and what came out; unpacks into `(model, sae, activations)`.
+
+    `activations` reads the training rows: `tokens(start, n)`, `sequences(start, n)`; see `ActivationCache`.
+    """
+
+    model: Decoder | BridgeModel
+    sae: SAE
+    activations: ActivationCache | ActivationStream
+    site: Site
+    corpus: Path
+    evaluation: EvaluationConfig
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.sae, self.activations))
+
+    def held_out(self) -> np.ndarray:
+        """The token rows (rows, context) that the run is evaluated on."""
+        rows = load_rows(self.corpus, "eval")
+        wanted = self.evaluation.n_tokens
+        return np.asarray(rows if wanted is None else rows[: max(1, wanted // rows.shape[1])])
+
+    def evaluate(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The run's tables `(fidelity, features)`, computed again; columns as in `measures.fidelity.evaluate`."""
+        return evaluate(self.sae, self.model, self.site, self.held_out(), self.evaluation.batch_rows)
+
+
+def load_session(run: str | Path, experiment_root: str | Path = ".", device: str = "cpu") -> Session:
+    """The model, the SAE and the activations of the run in folder `run`.
+
+    Everything is found by the identities in the run's manifest, wherever it lies under `data/` of `experiment_root`. A missing
+    prepared model is prepared again; where the activation cache is missing, the activations are computed while they are read.
+
+    Raises:
+        UserError: the run or its corpus is missing, or the model is no longer the one that the run was trained on.
+    """
+    run, data = Path(run), Path(experiment_root) / "data"
+    manifest = read_json(run / "manifest.json")
+    if not isinstance(manifest, dict) or not {"spec", "data"} <= manifest.keys():
+        raise UserError(f"{run}/manifest.json is not that of a run of saeworks; name a folder under results/<experiment>/saes.")
+    made_from, hook_point = manifest["data"], manifest["spec"]["hook_point"]
+    sae = load_sae(run, device)
+    corpus = _find_corpus(data, made_from, run)
+    model_folder = _find_model(data, manifest, run)
+    config = parse(ActivationsConfig, made_from["settings"], "activations")
+    cache = _find_cache(data, made_from, hook_point, sae.d_in)
+    config = config.model_copy(update={"source": "stream" if cache is None else "cache"})
+    activations = open_activations(config, hook_point, cache, model_folder, corpus, device)
+    model = load_model(model_folder, device) if cache else activations.model
+    return Session(model, sae, activations, Site.parse(hook_point, model.arch), corpus, _evaluation(run))
+
+
+def model_settings(run_manifest: dict[str, Any]) -> ModelConfig:
+    """The model block of the experiment that a run belongs to."""
+    settings = run_manifest["data"]["model"]
+    return parse(_SOURCES[settings["source"]], settings, "model")
+
+
+def evaluation_folder(run: Path) -> Path:
+    """Where the evaluation of the run in results/<experiment>/saes/<hook point>/<run> is."""
+    run = run.resolve()
+    return run.parent.parent.parent / "tables" / "runs" / run.parent.name / run.name
+
+
+def _experiment(run: Path) -> str:
+    return run.resolve().parent.parent.parent.name
+
+
+def _evaluation(run: Path) -> EvaluationConfig:
+    record = evaluation_folder(run) / "evaluation.json"
+    return parse(EvaluationConfig, read_json(record)["evaluation"], "evaluation") if record.exists() else EvaluationConfig()
+
+
+def _manifests(folder: Path, pattern: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(folder.glob(f"{pattern}/manifest.json")):
+        manifest = read_json(path)
+        if isinstance(manifest, dict):
+            yield path.parent, manifest
+
+
+def _find_corpus(data: Path, made_from: dict[str, Any], run: Path) -> Path:
+    found = [
+        folder
+        for folder, manifest in _manifests(data / "corpora", "*/*")
+        if manifest.get("sha256", {}).get("train") == made_from["corpus_sha256"]
+    ]
+    if found:  # experiments may share training rows and differ in the held-out ones
+        return min(found, key=lambda folder: folder.parent.name != _experiment(run))
+    raise UserError(
+        f"the corpus of run {run} is not under {data / 'corpora'}; fetch it with `dvc pull {data / 'corpora'}`, or make it with `snakemake "
+        "--cores 2 --until corpus` on the experiment's file."
+    )
+
+
+def _find_cache(data: Path, made_from: dict[str, Any], hook_point: str, d_in: int) -> Path | None:
+    for folder, manifest in _manifests(data / "activations", "*"):
+        if manifest.get("identity") == made_from and manifest["hook_points"].get(hook_point, {}).get("d_in") == d_in:
+            return folder
+    return None
+
+
+def _find_model(data: Path, manifest: dict[str, Any], run: Path) -> Path:
+    if found := _prepared(data, manifest["data"]):
+        return found
+    model = model_settings(manifest)
+    folder = data / "prepared" / f"{model_label(model)}-{content_hash(model.model_dump(), 8)}"
+    if not (folder / "manifest.json").exists():
+        folder = folder.absolute()
+        with contextlib.chdir(data.parent):  # where the paths of the experiment start
+            prepare(model, folder)
+    if found := _prepared(data, manifest["data"]):
+        return found
+    raise UserError(
+        f"the prepared model {folder} is not the one that run {run} was trained on: its weights differ; restore the model's files (`dvc "
+        "pull`), delete that folder and try again, or train the run again."
+    )
+
+
+def _prepared(data: Path, made_from: dict[str, Any]) -> Path | None:
+    for folder, record in _manifests(data / "prepared", "*"):
+        weights = record.get("sha256") or content_hash([record.get("sources"), record.get("model")])
+        if record.get("model") == made_from["model"] and weights == made_from["model_sha256"]:
+            return folder
+    return None
