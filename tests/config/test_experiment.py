@@ -167,6 +167,20 @@ _FAULTS = [
         },
         "`matryoshka_fractions` of group `m` add up to 0.75; make it 1.",
     ),
+    (
+        "runs/local/training", {"dead_features": "auxk"},
+        "`dead_window_tokens` of group `local` is 100,000, so that no feature can be dead within its 8,192 training tokens and "
+        "`dead_features: auxk` would do nothing; lower it.",
+    ),
+    (
+        "runs/local/training", {"dead_features": "resample", "dead_window_tokens": 100, "resample_tokens": [100, 9000]},
+        "`resample_tokens` of group `local` goes beyond its 8,192 training tokens (`n_tokens`), where it would do nothing; lower it.",
+    ),
+    (
+        "runs/local/training", {"decoder": "free"},
+        "group `local` penalises `l1` with `decoder: free`, where the decoder would grow instead of the codes; use `l1_decoder_norm` or "
+        "`tanh`, or another `decoder`.",
+    ),
     # end to end
     (
         "runs/ds",
@@ -193,6 +207,10 @@ _FAULTS = [
     (
         "runs/tuned", {"objective": "finetune", "hook_points": [_HOOK], "sparsity_coeffs": [1]},
         "`runs.tuned.start_from` belongs to objective `finetune`, and to it alone; add or remove it.",
+    ),
+    (
+        "runs/tuned", _TUNED | {"start_from": "local", "training": {"decoder": "free"}},
+        "`runs.tuned.training.decoder` is given by the run that group `tuned` starts from; remove it.",
     ),
     (
         "runs/tuned", _TUNED | {"start_from": "locl"},
@@ -377,10 +395,10 @@ def test_a_shared_setting_reaches_only_the_runs_that_use_it():
 def _training(group: dict[str, Any] | None = None, **block: Any) -> TrainingConfig:
     """Settings of a run under a training block and the `training` of its group."""
     run = {"objective": "local", "hook_points": [_HOOK], "sparsity_coeffs": [1], "training": group or {}}
-    architecture = PRESETS[block.get("preset", "braun2024")] | block | PRESETS[run["training"].get("preset", "braun2024")]
-    if (architecture | run["training"]).get("architecture") in TOPK_FAMILY:
+    preset = PRESETS[run["training"].get("preset") or block.get("preset", "braun2024")]
+    if (preset | block | run["training"]).get("architecture") in TOPK_FAMILY:
         run |= {"sparsity_coeffs": None, "k": [3]}
-    values = _SMALL | {"training": {"d_sae": 64, "n_tokens": 8192, "batch_tokens": 1024} | block, "runs": {"group": run}}
+    values = _SMALL | {"training": {"d_sae": 64, "n_tokens": 2**26, "batch_tokens": 1024} | block, "runs": {"group": run}}
     return parse_experiment(values).run_specs()[0].training
 
 
@@ -391,7 +409,7 @@ def _training(group: dict[str, Any] | None = None, **block: Any) -> TrainingConf
         ("braun2024", {"mse_norm": "d_in", "pre_bias": False, "grad_clip": 10.0, "final_lr_fraction": 0.1, "adam_beta2": 0.999}),
         ("braun2024", {"decoder_init": "orthogonal", "encoder_init": "linear", "dead_features": "none"}),
         ("bloom2024", {"mse_norm": "input_norm", "lr": 4e-4, "dead_features": "ghost_grads", "decoder_bias_init": "geometric_median"}),
-        ("bloom2024", {"pre_bias": True, "decoder": "renormalised", "encoder_init": "kaiming", "dead_window_tokens": 20_480_000}),
+        ("bloom2024", {"pre_bias": True, "decoder": "renormalised", "encoder_init": "kaiming_d_sae", "dead_window_tokens": 20_480_000}),
         ("gao2024", {"architecture": "topk", "mse_norm": "variance", "dead_features": "auxk", "auxk_coeff": 1 / 32, "lr": 1e-4}),
         ("gao2024", {"adam_eps": 6.25e-10, "weight_ema": 0.999, "activation_scale": "layer_norm", "dead_window_tokens": 10_000_000}),
         ("gao2024", {"statistics_tokens": 32_768, "encoder_init": "transpose", "schedule": "constant", "topk_relu": True}),
@@ -399,14 +417,14 @@ def _training(group: dict[str, Any] | None = None, **block: Any) -> TrainingConf
         ("anthropic-april2024", {"penalty": "l1_decoder_norm", "decoder": "free", "lr": 5e-5, "grad_clip": 1.0}),
         ("anthropic-april2024", {"sparsity_warmup_fraction": 0.05, "schedule": "linear_tail", "tail_fraction": 0.2}),
         ("anthropic-april2024", {"final_lr_fraction": 0.0, "decoder_init_norm": 0.1, "activation_scale": "norm"}),
-        ("batchtopk2024", {"architecture": "batch_topk", "lr": 3e-4, "adam_beta2": 0.99, "auxk_k": 512}),
+        ("batchtopk2024", {"architecture": "batch_topk", "lr": 3e-4, "adam_beta2": 0.99, "auxk_k": 512, "auxk_normalised": False}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["block", "group"])
 def test_a_preset_gives_the_paper_s_values_and_leaves_the_budget_alone(preset, values, where):
     training = _training(preset=preset) if where == "block" else _training({"preset": preset})
     assert {key: getattr(training, key) for key in values} == values
-    assert (training.d_sae, training.n_tokens, training.batch_tokens, training.preset) == (64, 8192, 1024, None)
+    assert (training.d_sae, training.n_tokens, training.batch_tokens, training.preset) == (64, 2**26, 1024, None)
 
 
 def test_presets_are_checked_against_the_settings_there_are():
@@ -423,14 +441,14 @@ def test_presets_are_checked_against_the_settings_there_are():
         ({"preset": "anthropic-april2024"}, {}, (5e-5, 1.0)),
         ({"preset": "anthropic-april2024", "lr": 1.0}, {}, (1.0, 1.0)),
         ({"preset": "anthropic-april2024", "lr": 1.0}, {"lr": 2.0}, (2.0, 1.0)),
-        ({"lr": 1.0, "grad_clip": 7.0}, {"preset": "anthropic-april2024"}, (5e-5, 1.0)),
-        ({"lr": 1.0, "grad_clip": 7.0}, {"preset": "anthropic-april2024", "lr": 2.0}, (2.0, 1.0)),
-        ({"preset": "anthropic-april2024", "grad_clip": 7.0}, {"preset": "bloom2024"}, (4e-4, None)),
+        ({"lr": 1.0}, {"preset": "anthropic-april2024"}, (1.0, 1.0)),  # what is written goes before what a preset says
+        ({"lr": 1.0, "grad_clip": 7.0}, {"preset": "anthropic-april2024", "lr": 2.0}, (2.0, 7.0)),
+        ({"preset": "anthropic-april2024", "grad_clip": 7.0}, {"preset": "bloom2024"}, (4e-4, 7.0)),  # one preset, not two
         ({"preset": "bloom2024", "grad_clip": 7.0}, {"lr": 2.0}, (2.0, 7.0)),
         ({"lr": 1.0}, {"preset": "braun2024"}, (1.0, 10.0)),  # which says nothing beyond the defaults
     ],
 )
-def test_the_order_is_defaults_preset_block_group_preset_group(block, group, expected):
+def test_the_order_is_defaults_preset_block_group(block, group, expected):
     training = _training(group, **block)
     assert (training.lr, training.grad_clip) == expected
 
@@ -471,7 +489,12 @@ def test_a_finetuned_group_continues_the_runs_and_the_settings_of_another():
 
 def test_a_setting_of_the_block_that_one_group_uses_is_no_error():
     runs = _SMALL["runs"] | {
-        "aux": {"objective": "local", "hook_points": [_HOOK], "sparsity_coeffs": [1], "training": {"dead_features": "auxk"}}
+        "aux": {
+            "objective": "local",
+            "hook_points": [_HOOK],
+            "sparsity_coeffs": [1],
+            "training": {"dead_features": "auxk", "dead_window_tokens": 100},
+        }
     }
     specs = parse_experiment(_SMALL | {"runs": runs, "training": _SMALL["training"] | {"auxk_coeff": 0.5}}).run_specs()
     assert {spec.group: spec.training.auxk_coeff for spec in specs} == {"local": 1 / 32, "e2e": 1 / 32, "aux": 0.5}

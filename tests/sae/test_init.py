@@ -29,7 +29,9 @@ def _assert_uniform(values: Tensor, bound: float) -> None:
     assert (shares - 0.25).abs().max() < 5 * (0.25 * 0.75 / values.numel()) ** 0.5
 
 
-@pytest.mark.parametrize(("option", "bound"), [("linear", 16**-0.5), ("kaiming", (6 / 16) ** 0.5)])
+@pytest.mark.parametrize(
+    ("option", "bound"), [("linear", 16**-0.5), ("kaiming", (6 / 16) ** 0.5), ("kaiming_d_sae", (6 / 2048) ** 0.5)]
+)
 def test_the_encoder_is_uniform(option, bound):
     _assert_uniform(_sae(encoder_init=option).W_enc, bound)
 

@@ -14,6 +14,7 @@ from saeworks.lm.decoder import Decoder
 from saeworks.lm.sites import Site
 from saeworks.sae.base import SAE
 from saeworks.sae.build import build_sae
+from saeworks.sae.init import initialise
 from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError
 from saeworks.training.objective import (
@@ -141,7 +142,7 @@ def _ghost(parts: dict[str, Any], x: Tensor, mse_norm: str, exp_relu: bool) -> T
 def _auxk(parts: dict[str, Any], x: Tensor, k: int) -> Tensor:
     e = (x - parts["outputs"][-1]).detach()
     codes = torch.stack([_largest(row, k).clamp(min=0) for row in parts["pre"][:, _DEAD]])
-    return ((codes @ parts["D"][_DEAD] - e).pow(2).sum(dim=1) / e.pow(2).sum(dim=1)).mean()
+    return (codes @ parts["D"][_DEAD] - e).pow(2).mean() / (e - e.mean(dim=0)).pow(2).mean()
 
 
 def _literal(sae: SAE, model: Decoder, spec: RunSpec, layers: list[int], scale: float, dead: bool) -> dict[str, Tensor]:
@@ -516,3 +517,32 @@ def test_layers_that_are_not_downstream_are_one_sentence(chosen, layer):
     message = str(caught.value)
     assert "`downstream_layers`" in message and "tiny-run" in message and "\n" not in message
     assert str(list(range(layer + 1, N_LAYERS))) in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"architecture": "relu"}, 0.03),
+        ({"architecture": "topk", "multi_topk": True, "dead_features": "auxk"}, 0.12),
+        ({"architecture": "batch_topk", "dead_features": "auxk"}, 0.12),
+        ({"architecture": "matryoshka_batch_topk"}, 0.12),
+        ({"architecture": "gated"}, 0.03),
+    ],
+    ids=lambda value: value.get("architecture") if isinstance(value, dict) else "",
+)
+def test_bf16_products_change_loss_and_gradients_by_rounding_only(settings, tolerance):
+    """Selections may differ at the threshold, hence the tolerance on the gradient as a whole."""
+    losses, gradients = [], []
+    for precision in ("float32", "bf16"):
+        generator = torch.Generator().manual_seed(0)
+        spec = run_spec("local", d_sae=256, precision=precision, **settings)
+        sae = build_sae(32, spec.training, spec.k)
+        initialise(sae, spec.training, generator)
+        terms, _ = loss_terms(sae.train(), torch.randn(128, 32, generator=generator), spec, dead=torch.arange(256) % 2 == 0)
+        assert all(value.dtype == torch.float32 for value in terms.values())
+        loss = torch.stack(list(terms.values())).sum()
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in sae.parameters()]))
+    assert losses[0] == pytest.approx(losses[1], rel=3e-3) and losses[0] != losses[1]
+    assert (gradients[0] - gradients[1]).norm() < tolerance * gradients[0].norm()

@@ -240,7 +240,7 @@ _USED = [
     ("downstream_layers", "finetune", {"downstream_coeff": 1.0}, [3]),
     ("downstream_next", "e2e_ds", {}, 1),
     ("downstream_next", "finetune", {"downstream_coeff": 1.0}, 1),
-    *(("encoder_init", "local", {}, kind) for kind in ("kaiming", "transpose")),
+    *(("encoder_init", "local", {}, kind) for kind in ("kaiming", "kaiming_d_sae", "transpose")),
     *(("decoder_init", "local", {}, kind) for kind in ("kaiming", "gaussian")),
     ("decoder_init_norm", "local", {}, 0.3),
     ("encoder_bias_init", "local", {}, "zero"),
@@ -254,6 +254,7 @@ _USED = [
     *(("dead_window_tokens", "local", _DYING | {"dead_features": kind}, 300) for kind in ("ghost_grads", "auxk", "resample")),
     ("dead_window_tokens", "local", _DYING, 300),
     ("auxk_k", "local", _LONG | {"dead_features": "auxk"}, 1),
+    ("auxk_normalised", "local", _DYING | {"dead_features": "auxk"}, False),
     ("auxk_coeff", "local", _DYING | {"dead_features": "auxk"}, 0.5),
     ("resample_tokens", "local", _DYING | {"dead_features": "resample"}, [480]),
     ("n_tokens", "local", {}, 26 * 4 * CONTEXT),
@@ -330,6 +331,7 @@ _UNUSED_VALUES = {
     "statistics_tokens": 100,
     "auxk_k": 3,
     "auxk_coeff": 0.9,
+    "auxk_normalised": False,
     "resample_tokens": [48],
     "tail_fraction": 0.7,
     "final_lr_fraction": 0.7,
@@ -379,21 +381,20 @@ def test_a_renormalised_decoder_ends_with_unit_rows(train, weight_ema):
 
 
 def test_the_average_of_the_weights_is_what_is_saved(train, monkeypatch):
-    average, real = {}, member.Member.step
+    average, steps, real = {}, [], member.Member.step
 
     def step(self, *args):
-        if not average:
-            average.update({name: p.detach().clone() for name, p in self.sae.named_parameters()})
         result = real(self, *args)
         for name, p in self.sae.named_parameters():
-            average[name] = 0.9 * average[name] + 0.1 * p.detach()
+            average[name] = 0.9 * average.get(name, 0.0) + 0.1 * p.detach()
+        steps.append(None)
         return result
 
     monkeypatch.setattr(member.Member, "step", step)
     weights = load_file(train(run_spec(decoder="free", weight_ema=0.9)) / "sae_weights.safetensors")
     assert weights.keys() == average.keys()
     for name, value in weights.items():
-        torch.testing.assert_close(value, average[name])
+        torch.testing.assert_close(value, average[name] / (1 - 0.9 ** len(steps)))  # it starts from nothing
 
 
 @pytest.mark.parametrize(("tokens", "steps"), [(None, [5, 10, 15, 20]), ([480, 500, 1000, 10**9], [10, 21])])
@@ -764,7 +765,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_mend(trai
         train(spec)
     message = str(caught.value)
     assert "\n" not in message
-    assert "run tiny-run" in message and "lower `lr` (now 1e+30) or `grad_clip` (now None), then run again" in message
+    assert "run tiny-run" in message and "lower `lr` (now 1e+30) or set `grad_clip`, then run again" in message
     step = int(message.split("at step ")[1].split()[0])
     # found at the first log line or checkpoint after it happened, so that no checkpoint holds such weights
     assert step in ({3, 4, 5} if log_every == 1 else {7})
@@ -851,7 +852,7 @@ def test_what_a_run_needs_is_said_before_it_starts(train, capsys, at_step):
     with pytest.raises(Interrupted):
         train(run_spec("e2e", weight_ema=0.9))
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("run tiny-run: 40 steps of 48 tokens; about ") and " of disk, at most " in line
+    assert line.startswith("run tiny-run: 40 steps of 48 tokens; about ") and " of disk, " in line
     train(run_spec("e2e", weight_ema=0.9))
     assert capsys.readouterr().out == "resuming tiny-run at step 9\n"
 

@@ -55,12 +55,22 @@ def tanh_sparsity(values: Float[Tensor, "..."], n_tokens: int, norms: Float[Tens
     return torch.tanh(scale * values.abs() * norms).sum() / n_tokens
 
 
-def auxk_loss(residual: Float[Tensor, "tokens d"], reconstruction: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
-    """Mean over tokens of ‖ê − e‖²/‖e‖², e = x − x̂ a constant (Gao et al. 2024); a token without error adds 0."""
+def auxk_loss(
+    residual: Float[Tensor, "tokens d"], reconstruction: Float[Tensor, "tokens d"], normalised: bool = True
+) -> Float[Tensor, ""]:
+    """Mean squared error of reconstructing e = x − x̂, a constant, from dead features.
+
+    Args:
+        normalised: divided by the mean squared deviation of e from its mean over the batch (Gao et al. 2024); a batch whose
+            e does not vary adds 0. Otherwise as it is (Bussmann et al. 2024).
+    """
     residual = residual.detach()
-    size = residual.square().sum(dim=-1)
-    error = (reconstruction - residual).square().sum(dim=-1)
-    return torch.where(size > 0, error / torch.where(size > 0, size, 1.0), 0.0).mean()
+    error = reconstruction_mse(reconstruction, residual)
+    if not normalised:
+        return error
+    spread = (residual - residual.mean(dim=0)).square().mean()
+    varies = spread > (10 * torch.finfo(residual.dtype).eps) ** 2 * residual.square().mean()  # beyond rounding
+    return torch.where(varies, error / torch.where(varies, spread, 1.0), 0.0)
 
 
 def ghost_gradients(

@@ -23,6 +23,9 @@ HookPoint = Annotated[
 ]
 
 
+_GIVEN_BY_START = {"preset", "architecture", "decoder", "pre_bias", "topk_relu"}
+
+
 class RunGroup(Frozen):
     """A family of runs: every combination of hook point, sparsity and seed."""
 
@@ -131,9 +134,12 @@ class Experiment(Frozen):
                 "downstream_coeff": None,
             }
         else:
-            base = PRESETS[self.training.preset or "braun2024"] | self.training.model_dump(exclude_unset=True)
+            base = self.training.model_dump(exclude_unset=True)
         own = parse(TrainingConfig, settings.training, where).model_dump(exclude_unset=True)  # names a misspelt key
-        resolved = TrainingConfig.model_validate(base | PRESETS[own.get("preset") or "braun2024"] | own | {"preset": None})
+        if settings.start_from is not None and (changed := own.keys() & _GIVEN_BY_START):
+            raise UserError(f"`{where}.{min(changed)}` is given by the run that group `{group}` starts from; remove it.")
+        preset = PRESETS[own.get("preset") or self.training.preset or "braun2024"] if settings.start_from is None else {}
+        resolved = TrainingConfig.model_validate(preset | base | own | {"preset": None})
         idle = settings_without_effect(settings.objective, resolved.model_dump())
         if useless := idle & own.keys() - {"preset"}:
             raise UserError(f"`{where}.{min(useless)}` has no effect on {_described(settings, resolved)}; remove it.")
@@ -225,6 +231,13 @@ def _check_training(spec: RunSpec, context: int) -> None:
         and settings.architecture != "jumprelu",
         f"`resample_tokens` of group `{group}` goes beyond its {settings.n_tokens:,} training tokens (`n_tokens`), where it would do nothing; "
         "lower it.": max(settings.resample_tokens or [0]) > settings.n_tokens,
+        f"`dead_window_tokens` of group `{group}` is {settings.dead_window_tokens:,}, so that no feature can be dead within its "
+        f"{settings.n_tokens:,} training tokens and `dead_features: {settings.dead_features}` would do nothing; lower "
+        "it.": settings.dead_features != "none" and settings.dead_window_tokens >= settings.n_tokens,
+        f"group `{group}` penalises `{settings.penalty or 'l1'}` with `decoder: free`, where the decoder would grow instead of the codes; use "
+        "`l1_decoder_norm` or `tanh`, or another `decoder`.": settings.decoder == "free"
+        and settings.architecture in ("relu", "gated")
+        and settings.penalty in (None, "l1", "lp"),
         f"group `{group}` sets both `downstream_layers` and `downstream_next`; keep one.": settings.downstream_layers is not None
         and settings.downstream_next is not None,
         f"`matryoshka_fractions` of group `{group}` add up to {sum(settings.matryoshka_fractions):g}; make it 1.": abs(

@@ -82,9 +82,9 @@ class TrainingConfig(Frozen):
     )
 
     # initialisation
-    encoder_init: Literal["linear", "kaiming", "transpose"] = Field(
+    encoder_init: Literal["linear", "kaiming", "kaiming_d_sae", "transpose"] = Field(
         "linear",
-        description="Encoder: uniform in ±1/√d_in (`linear`), Kaiming uniform (`kaiming`), or the transposed decoder (`transpose`).",
+        description="Encoder: uniform in ±1/√d_in (`linear`), Kaiming uniform by d_in (`kaiming`) or by d_sae (`kaiming_d_sae`: Bloom, whose encoder is stored transposed), or the transposed decoder (`transpose`).",
     )
     decoder_init: Literal["orthogonal", "kaiming", "gaussian"] = Field(
         "orthogonal", description="Decoder: orthonormal columns, Kaiming uniform, or random directions."
@@ -120,6 +120,10 @@ class TrainingConfig(Frozen):
         None, description="`auxk`: dead features per token; null: the power of two nearest to d_in/2."
     )
     auxk_coeff: PositiveFloat = Field(1 / 32, description="`auxk`: weight of its loss.")
+    auxk_normalised: bool = Field(
+        True,
+        description="`auxk`: divide its loss by the variance of the error that it reconstructs (Gao); false: as it is (BatchTopK).",
+    )
     resample_tokens: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
         None,
         description="`resample`: training tokens after which dead features are resampled; null: at 1/8, 1/4, 3/8 and 1/2 of the run.",

@@ -195,7 +195,8 @@ class SAE(nn.Module, ABC):
             return len(self.select(probe)) < DENSE_ABOVE * probe.numel()
 
     def _dense_pre(self, x: Float[Tensor, "B d_in"]) -> Float[Tensor, "B d_sae"]:
-        return F.linear(x - self.b_dec if self.pre_bias else x, self.W_enc.T, self.b_enc)
+        # selected and thresholded in the precision of the input, whatever that of the product
+        return F.linear(x - self.b_dec if self.pre_bias else x, self.W_enc.T, self.b_enc).to(x.dtype)
 
     def _dense_codes(self, pre: Float[Tensor, "B d_sae"]) -> Codes:
         """Activations of whole rows from whole rows of pre-activations."""

@@ -45,9 +45,8 @@ class Codes:
         """Features with a non-zero activation on some token."""
         if self.active is None:
             return (self.values != 0).any(dim=0)
-        fired = torch.zeros(self.active.shape[1], dtype=torch.bool, device=self.values.device)
-        fired[self.active.cols[self.values != 0]] = True
-        return fired
+        counts = torch.zeros(self.active.shape[1], dtype=torch.int32, device=self.values.device)
+        return counts.index_add_(0, self.active.cols, (self.values != 0).int()) > 0  # indexing by a mask would stall a GPU
 
     def l0(self) -> Float[Tensor, ""]:
         """Mean number of non-zero activations of a token."""

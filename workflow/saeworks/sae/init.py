@@ -32,6 +32,8 @@ def initialise(
         sae.W_enc.uniform_(-bound, bound, generator=generator)
     elif settings.encoder_init == "kaiming":
         nn.init.kaiming_uniform_(sae.W_enc.T, generator=generator)  # fan-in d_in
+    elif settings.encoder_init == "kaiming_d_sae":
+        nn.init.kaiming_uniform_(sae.W_enc, generator=generator)  # the fan-in of a (d_in, d_sae) matrix is d_sae to torch
     if settings.encoder_bias_init == "linear":
         sae.b_enc.uniform_(-bound, bound, generator=generator)
     _init_decoder(sae, settings, generator)

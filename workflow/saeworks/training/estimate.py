@@ -21,10 +21,12 @@ def describe_run(spec: RunSpec, sae: SAE, source: Any, model: Any | None, n_step
     """One line: steps, memory, disk and time of a run, before it starts. The time is that of the matrix products."""
     seconds = n_steps * _step_flops(spec, sae, source, model) / _flops_per_second(str(sae.W_enc.device))
     n_parameters = sum(p.numel() for p in sae.parameters())
-    disk = 4 * n_parameters * (4 + bool(spec.training.weight_ema))  # the weights; and in the checkpoint again, with two moments
+    disk = (
+        4 * n_parameters * (7 + 2 * bool(spec.training.weight_ema))
+    )  # weights, and two checkpoints while one replaces the other
     return (
         f"run {spec.name}: {n_steps:,} steps of {spec.training.batch_tokens:,} tokens; about {human_bytes(memory_needed(spec, source.d_in))} "
-        f"of memory beside the model, {human_bytes(disk)} of disk, at most {_duration(seconds)} (less once features are sparse)"
+        f"of memory beside the model, {human_bytes(disk)} of disk, {_duration(seconds)} of matrix products (less once features are sparse)"
     )
 
 

@@ -59,7 +59,7 @@ class Member:
             sae.parameters(), lr=settings.lr, betas=(settings.adam_beta1, settings.adam_beta2), eps=settings.adam_eps, fused=True
         )
         self.silent = torch.zeros(sae.d_sae, dtype=torch.long, device=sae.W_enc.device)  # tokens since a feature last fired
-        self.average = [p.detach().clone() for p in sae.parameters()] if settings.weight_ema else []
+        self.average = [torch.zeros_like(p) for p in sae.parameters()] if settings.weight_ema else []
         self._resample_at = _resample_steps(spec, n_steps)
 
     def step(self, step: int, x: Float[Tensor, "B d_in"], clean: CleanPass | None) -> StepResult:
@@ -117,9 +117,10 @@ class Member:
     def final_sae(self) -> SAE:
         """The SAE to save: with averaged weights, where there are such."""
         if self.average:
+            weight = 1 - self.spec.training.weight_ema**self.n_steps  # the average started from zeros
             with torch.no_grad():
                 for parameter, average in zip(self.sae.parameters(), self.average, strict=True):
-                    parameter.copy_(average)
+                    parameter.copy_(average / weight)
             self.sae.after_step()
         return self.sae.eval()
 
@@ -193,9 +194,10 @@ class RunFolder:
             return
         kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "there is no checkpoint yet"
         settings = self.member.spec.training
+        clip = " or set `grad_clip`" if settings.grad_clip is None else f" or `grad_clip` (now {settings.grad_clip:g})"
         raise UserError(
             f"the loss of run {self.member.spec.name} is {loss:g} with gradient norm {result.grad_norm.item():g} at step {step} ({kept}); "
-            f"lower `lr` (now {settings.lr:g}) or `grad_clip` (now {settings.grad_clip}), then run again."
+            f"lower `lr` (now {settings.lr:g}){clip}, then run again: with other settings the run starts over."
         )
 
 

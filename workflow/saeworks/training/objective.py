@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from ..lm.decoder import Decoder
 from ..lm.sites import Site
 from ..sae.base import SAE, Forward
 from ..sae.dead import ghost_activations
+from ..sae.gated import GatedSAE
 from ..sae.jumprelu import JumpReluSAE
 from ..store.errors import UserError
 
@@ -121,6 +123,8 @@ def sparsity(sae: SAE, step: Forward, settings: TrainingConfig) -> Float[Tensor,
         value = losses.l1(values, n_tokens)
     else:
         norms = codes.at(step.dictionary.norm(dim=1))
+        if isinstance(sae, GatedSAE):  # as in the term that teaches its gate: free in one alone, they would shrink for nothing
+            norms = norms.detach()
         if kind == "tanh":
             value = losses.tanh_sparsity(values, n_tokens, norms, settings.tanh_scale)
         else:
@@ -147,7 +151,10 @@ def loss_terms(
     """
     settings = spec.training
     normalised, stats = sae.normalise(x * scale if scale != 1.0 else x)
-    step = _forward(sae, normalised, settings, dead)
+    auxk = dead is not None and settings.dead_features == "auxk"
+    with _precision(settings, x):
+        step = sae.train_forward(normalised, dead if auxk else None, auxk_k(settings, sae.d_in) if auxk else 0)
+    step.outputs = [output.to(x.dtype) for output in step.outputs]
     tracked_only = coefficients(spec).out_to_in == 0
     outputs = [output.detach() for output in step.outputs[-1:]] if tracked_only else step.outputs
 
@@ -160,24 +167,21 @@ def loss_terms(
     terms["out_to_in"] = sum(error(output, normalised) for output in outputs)
     if spec.sparsity_coeff is not None:
         terms["sparsity"] = sparsity(sae, step, settings)
-    terms |= sae.auxiliary_terms(step, error)
-    if dead is not None:
-        terms |= _dead_terms(sae, step, settings, dead, variance)
+    with _precision(settings, x):
+        terms |= sae.auxiliary_terms(step, error)
+        if dead is not None:
+            terms |= _dead_terms(sae, step, settings, dead, variance)
     return terms, step
 
 
-def _forward(sae: SAE, x: Tensor, settings: TrainingConfig, dead: Tensor | None) -> Forward:
-    autocast = torch.autocast(x.device.type, torch.bfloat16) if settings.precision == "bf16" else contextlib.nullcontext()
-    with autocast:
-        auxk = settings.dead_features == "auxk" and dead is not None
-        step = sae.train_forward(x, dead if auxk else None, auxk_k(settings, sae.d_in) if auxk else 0)
-    step.outputs = [output.to(x.dtype) for output in step.outputs]
-    return step
+def _precision(settings: TrainingConfig, x: Tensor) -> contextlib.AbstractContextManager:
+    """The SAE's matrix products in bf16 where that is set; weights, losses and the language model stay in float32."""
+    return torch.autocast(x.device.type, torch.bfloat16) if settings.precision == "bf16" else contextlib.nullcontext()
 
 
 def auxk_k(settings: TrainingConfig, d_in: int) -> int:
     """Dead features per token in AuxK: as set, or the power of two nearest to d_in/2."""
-    return settings.auxk_k or 2 ** max(0, round(torch.tensor(d_in / 2).log2().item()))
+    return settings.auxk_k or 2 ** max(0, round(math.log2(d_in / 2)))
 
 
 def _end_to_end(
@@ -199,7 +203,7 @@ def _dead_terms(sae: SAE, step: Forward, settings: TrainingConfig, dead: Tensor,
     residual = (step.x - step.output).detach()
     if settings.dead_features == "auxk":
         codes = step.aux.replaced(torch.relu(step.aux.values))
-        return {"auxk": losses.auxk_loss(residual, codes.decode(step.dictionary))}
+        return {"auxk": losses.auxk_loss(residual, codes.decode(step.dictionary).to(residual.dtype), settings.auxk_normalised)}
     if settings.dead_features.startswith("ghost_grads"):
         ghost = ghost_activations(sae, step, dead, exp_relu=settings.dead_features == "ghost_grads_exp_relu")
         error = residual.square()

@@ -8,6 +8,7 @@ import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def train_together(
                 )
     for run in runs:
         _publish(run, data)
+    for run in runs:  # only now: if one could not be published, all can be again
+        shutil.rmtree(run.job.scratch)
 
 
 def _names(jobs: list[Job]) -> str:
@@ -133,9 +136,9 @@ class _Data:
         self.site = Site.parse(hook_point, self.record["arch"])
         # a cache is read on the CPU, a step ahead of a GPU
         reading = "cpu" if activations.source == "cache" else device
-        self.source: ActivationCache | ActivationStream = open_activations(
-            activations, hook_point, cache, model_folder, corpus_folder, reading
-        )
+        self._open = partial(open_activations, activations, hook_point, cache, model_folder, corpus_folder, reading)
+        self.source: ActivationCache | ActivationStream = self._open()
+        self._streams: dict[tuple[int, int], ActivationStream] = {}
         self._device = torch.device(device)
         self._reader = ThreadPoolExecutor(1) if reading != device else None
         self._ahead: dict[tuple, Future] = {}
@@ -150,13 +153,14 @@ class _Data:
         """Drop what was computed for the last step."""
         self._held.clear()
 
-    def offset(self, seed: int) -> int:
-        """Runs of different seeds start at different places of the stored shuffle."""
-        return derive_seed("data", seed) % (self.source.n_rows * self.source.context)
+    def offset(self, spec: RunSpec) -> int:
+        """Runs of different seeds start at different places of the stored shuffle; so does a run that continues another."""
+        purpose = ("data", spec.seed, "finetune") if spec.objective == "finetune" else ("data", spec.seed)
+        return derive_seed(*purpose) % (self.source.n_rows * self.source.context)
 
     def batch(self, spec: RunSpec, step: int) -> tuple[Tensor, CleanPass | None]:
         """Values at the hook point (tokens, d_in), and for the end-to-end objectives the clean pass on them."""
-        place = (spec.objective == "local", spec.seed, spec.training.batch_tokens)
+        place = (spec.objective == "local", self.offset(spec), spec.training.batch_tokens)
         key = (*place, spec.training.tf32)  # which the clean pass depends on
         if key not in self._held:
             values = self._read(*place, step)
@@ -167,21 +171,29 @@ class _Data:
             self._held[key] = x.flatten(0, -2), clean
         return self._held[key]
 
-    def _read(self, local: bool, seed: int, size: int, step: int) -> dict[str, Tensor]:
+    def _read(self, local: bool, offset: int, size: int, step: int) -> dict[str, Tensor]:
         if self._reader is None:
-            return self._values(local, seed, size, step)
-        waiting = self._ahead.pop((local, seed, size, step), None)
-        values = waiting.result() if waiting else self._values(local, seed, size, step)
-        self._ahead[local, seed, size, step + 1] = self._reader.submit(self._values, local, seed, size, step + 1)
+            return self._values(local, offset, size, step)
+        waiting = self._ahead.pop((local, offset, size, step), None)
+        values = waiting.result() if waiting else self._values(local, offset, size, step)
+        self._ahead[local, offset, size, step + 1] = self._reader.submit(self._values, local, offset, size, step + 1)
         return {name: value.pin_memory().to(self._device, non_blocking=True) for name, value in values.items()}
 
-    def _values(self, local: bool, seed: int, size: int, step: int) -> dict[str, Tensor]:
+    def _values(self, local: bool, offset: int, size: int, step: int) -> dict[str, Tensor]:
         """Values at the hook point, tokens for a local run and whole rows otherwise, and what the model continues from."""
         if local:
-            return {self.site.name: self.source.tokens(self.offset(seed) + step * size, size)}
+            return {self.site.name: self._reader_at(offset, size).tokens(offset + step * size, size)}
         rows = size // self.source.context
-        start = self.offset(seed) // self.source.context + step * rows
+        start = offset // self.source.context + step * rows
         return self.source.sequences_at(start, rows, dict.fromkeys([self.site.name, self.site.stream]))
+
+    def _reader_at(self, offset: int, size: int) -> ActivationCache | ActivationStream:
+        """A stream holds one block of activations; runs at different places of the corpus would drive out each other's."""
+        if isinstance(self.source, ActivationCache):
+            return self.source
+        if (offset, size) not in self._streams:
+            self._streams[offset, size] = self._open() if self._streams else self.source
+        return self._streams[offset, size]
 
     def sample(self, n_tokens: int) -> Tensor:
         """The first activations of the stored shuffle, for statistics."""
@@ -227,7 +239,7 @@ def _prepare(job: Job, data: _Data, device: str) -> _Run:
         initialise(sae, settings, generator, sample)
     sae = sae.to(device).train()
     downstream = downstream_layers(spec, data.site.layer, data.n_layers) if spec.objective != "local" else []
-    offset = data.offset(spec.seed)
+    offset = data.offset(spec)
 
     def more(step: int) -> Tensor:
         return source.tokens(offset + (step + 1) * settings.batch_tokens, settings.statistics_tokens).to(device)
@@ -340,7 +352,6 @@ def _publish(run: _Run, data: _Data) -> None:
     }
     write_json(staging / "manifest.json", manifest)
     publish(staging, job.out)
-    shutil.rmtree(job.scratch)
 
 
 def main(
