@@ -13,14 +13,12 @@ step. e2e_sae runs the model from the tokens in every step, twice where the obje
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
-from pathlib import Path
 
 from machine import describe
-from workers import HERE, Command, medians, ratio, start, take_turns, with_and_without_memory
+from workers import HERE, Command, medians, ratio, read_options, start, take_turns, with_and_without_memory
 
 from saeworks.store.files import write_json
 
@@ -106,14 +104,7 @@ def print_target(row: dict) -> None:
 
 def main() -> None:
     """Every case and thread count; one table, one JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", help="the python of the peers' environment; without it, saeworks only")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="steps in a round")
-    options = parser.parse_args()
+    options = read_options(__doc__, CASES, steps=2)
 
     print(f"{SHAPE['n_layers']} layers, d_model {SHAPE['d_model']}, {D_SAE} features at {HOOK}, {TOKENS} tokens a step, float32")
     print(

@@ -15,14 +15,12 @@ runs as its users run it, and once more with the memory setting of our command l
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
-from pathlib import Path
 
 from machine import describe
-from workers import HERE, Command, medians, ratio, start, take_turns, with_and_without_memory
+from workers import HERE, Command, medians, ratio, read_options, start, take_turns, with_and_without_memory
 
 from saeworks.store.files import write_json
 
@@ -83,14 +81,7 @@ def print_rows(rows: list[dict]) -> None:
 
 def main() -> None:
     """Every case and thread count; one table, one JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", help="the python of the peers' environment; without it, saeworks and plain torch only")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1, help="steps in a round")
-    options = parser.parse_args()
+    options = read_options(__doc__, CASES, steps=1)
     sys.path.insert(0, str(HERE))
     from worker import BATCH, D_IN, D_SAE, L0_START, K
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -119,3 +120,15 @@ def medians(answers: Mapping[str, list[dict]], key: str) -> dict[str, list[float
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     """Median over the rounds of the ratios within a round."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def read_options(description: str, cases: Sequence[str], steps: int) -> argparse.Namespace:
+    """The command line of a benchmark that compares with the peers; `steps` is its default number in a round."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", help="the python of the peers' environment; without it, no peers")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=steps, help="steps in a round")
+    return parser.parse_args()
