@@ -232,6 +232,22 @@ def test_kl_and_its_gradient_equal_the_literal_formula_for_every_chunk(shape, bi
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-13)
 
 
+def test_kl_of_capped_logits_is_that_of_their_tanh():
+    cap, chunk = 0.7, 3
+    hidden, original, W_U, b_U = _random(7, _D), _random(7, _D, seed=1), _random(_V, _D, seed=2), _random(_V, seed=3)
+    hidden.requires_grad_()
+
+    def log_p(h):
+        return (cap * torch.tanh((h @ W_U.T + b_U) / cap)).log_softmax(dim=-1)
+
+    expected = (log_p(original).exp() * (log_p(original) - log_p(hidden))).sum() / len(hidden)
+    value = logits_kl(hidden, original, W_U, b_U, chunk, soft_cap=cap)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
+    assert abs(value - logits_kl(hidden, original, W_U, b_U, chunk)) > 0.01
+    ours, theirs = (torch.autograd.grad(v, hidden)[0] for v in (value, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-13)
+
+
 def test_kl_is_from_the_original_to_the_new_distribution():
     original, new = torch.tensor([[0.8, 0.2]]).log(), torch.tensor([[0.5, 0.5]]).log()
     value = logits_kl(new, original, torch.eye(2))

@@ -67,7 +67,7 @@ def test_every_key_is_in_the_readme_with_type_default_and_meaning():
         ("training.lr", "number > 0", "`0.0005`"),
         ("training.warmup_fraction", "number ≥ 0, < 1", "`0.05`"),
         ("training.grad_clip", "number > 0, or null", "`10.0`"),
-        ("training.downstream_layers", "non-empty list of whole numbers ≥ 0, or null", "`null`"),
+        ("training.downstream_hook_points", "non-empty list of hook points, or null", "`null`"),
         ("corpus.n_tokens", "whole number ≥ 1", "`2_000_000`"),
         ("corpus.source", "`sampled`, `text` or `hub`", "`sampled`"),
         ("model.source", "`hub`, `path` or `own`", "required"),

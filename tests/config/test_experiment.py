@@ -102,8 +102,8 @@ _FAULTS = [
         "`runs.local.training.kl_coeff` has no effect on objective `local` with architecture `relu`; remove it.",
     ),
     (
-        "runs/e2e/training", {"downstream_layers": [5]},
-        "`runs.e2e.training.downstream_layers` has no effect on objective `e2e` with architecture `relu`; remove it.",
+        "runs/e2e/training", {"downstream_hook_points": ["blocks.5.hook_resid_pre"]},
+        "`runs.e2e.training.downstream_hook_points` has no effect on objective `e2e` with architecture `relu`; remove it.",
     ),
     (
         "runs/e2e/training", {"batch_tokens": 100},
@@ -134,7 +134,7 @@ _FAULTS = [
         "`runs.local.training.jumprelu_bandwidth` has no effect on objective `local` with architecture `relu`; remove it.",
     ),
     ("training/auxk_coeff", 0.1, "`training.auxk_coeff` has no effect on any run of this experiment; remove it."),
-    ("training/downstream_layers", [5], "`training.downstream_layers` has no effect on any run of this experiment; remove it."),
+    ("training/downstream_next", 2, "`training.downstream_next` has no effect on any run of this experiment; remove it."),
     (
         "training/weight_ema", 1,
         "configuration key `training.weight_ema` is 1: input should be less than 1.",
@@ -186,9 +186,9 @@ _FAULTS = [
         "runs/ds",
         {
             "objective": "e2e_ds", "hook_points": [_HOOK], "sparsity_coeffs": [3],
-            "training": {"downstream_layers": [5], "downstream_next": 1},
+            "training": {"downstream_hook_points": ["blocks.5.hook_resid_pre"], "downstream_next": 1},
         },
-        "group `ds` sets both `downstream_layers` and `downstream_next`; keep one.",
+        "group `ds` sets both `downstream_hook_points` and `downstream_next`; keep one.",
     ),
     (
         "runs/e2e/training", {"kl_coeff": 0},
@@ -237,8 +237,8 @@ _FAULTS = [
         "`runs.tuned.training.d_sae` has no effect on objective `finetune` with architecture `relu`; remove it.",
     ),
     (
-        "runs/tuned", _TUNED | {"training": {"downstream_layers": [5]}},
-        "`runs.tuned.training.downstream_layers` has no effect on objective `finetune` with architecture `relu`; remove it.",
+        "runs/tuned", _TUNED | {"training": {"downstream_hook_points": ["blocks.5.hook_resid_pre"]}},
+        "`runs.tuned.training.downstream_hook_points` has no effect on objective `finetune` with architecture `relu`; remove it.",
     ),
 ]  # fmt: skip
 

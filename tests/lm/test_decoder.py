@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from saeworks.config.model import PathModel, Processing
 from saeworks.lm.bridge import BridgeModel, boot, extract_decoder
 from saeworks.lm.decoder import Architecture, Decoder, KeyValueCache
-from saeworks.lm.sites import Site
+from saeworks.lm.sites import Site, residual_before
 from saeworks.store.errors import UserError
 
 _VOCAB, _ROW = 96, 20
@@ -72,7 +72,9 @@ _CONFIGS = {
         pad_token_id=1,
         **_IDS,
     ),
-    "gemma2": lambda: transformers.Gemma2Config(head_dim=8, **_LLAMA_LIKE, **_IDS),  # not covered: norms after attention and MLP
+    "gemma2": lambda: transformers.Gemma2Config(  # not covered: norms after attention and MLP, and a cap that its logits reach
+        head_dim=8, final_logit_softcapping=0.2, **_LLAMA_LIKE, **_IDS
+    ),
 }
 _FAMILIES = [family for family in _CONFIGS if family not in ("opt", "gemma2")]
 # Hugging Face computes these partly in float32 whatever the model's type: RMSNorm in llama, qwen2 and mistral; attention
@@ -139,15 +141,16 @@ def _assert_equal_to_bridge(model: Decoder | BridgeModel, bridge, tokens: torch.
     expected_logits, expected = _bridge_run(bridge, tokens)
     close = {"rtol": tolerance, "atol": tolerance}
     torch.testing.assert_close(model.forward(tokens), expected_logits, **close)
-    last, captured = model.blocks(model.embed(tokens), 0, n, capture=range(n + 1))
-    assert sorted(captured) == list(range(n + 1))
-    for layer in range(n + 1):
-        torch.testing.assert_close(captured[layer], expected[layer], **close)
+    residuals = [residual_before(layer, n) for layer in range(n + 1)]
+    last, captured = model.blocks(model.embed(tokens), 0, n, capture=residuals)
+    assert sorted(captured) == sorted(residuals)
+    for name, value in zip(residuals, expected, strict=True):
+        torch.testing.assert_close(captured[name], value, **close)
     torch.testing.assert_close(last, expected[n], **close)
     for start in range(1, n + 1):  # from the bridge's own residual in the middle
-        resid, captured = model.blocks(expected[start], start, n, capture=[n])
+        resid, captured = model.blocks(expected[start], start, n, capture=residuals[start - 1 : start + 1])
         torch.testing.assert_close(resid, expected[n], **close)
-        assert list(captured) == [n]
+        assert list(captured) == residuals[start : start + 1]  # not the one before
         torch.testing.assert_close(model.logits(resid), expected_logits, **close)
 
 
@@ -229,8 +232,10 @@ def test_gradients_of_captured_residuals_and_through_the_bridge_model_equal_the_
     gradients = []
     for model in (extract_decoder(bridge), BridgeModel(bridge)):
         resid = residuals[1].clone().requires_grad_()
-        last, captured = model.blocks(resid, 1, 3, capture=[2, 3])
-        (captured[2].pow(3).sum() + captured[3].sin().sum() + model.logits(last).cos().sum()).backward()
+        names = ["blocks.1.hook_mlp_out", "blocks.2.hook_resid_pre", "blocks.2.attn.hook_z", "blocks.2.hook_resid_post"]
+        last, captured = model.blocks(resid, 1, 3, capture=names)
+        assert sorted(captured) == sorted(names)
+        (sum(captured[name].pow(3).sum() for name in names) + model.logits(last).cos().sum()).backward()
         gradients.append(resid.grad)
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
@@ -251,16 +256,15 @@ def _reference_values(bridge, tokens: torch.Tensor, names: list[str]) -> dict[st
     return seen
 
 
-def _reference_run(bridge, tokens: torch.Tensor, name: str, new: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-    """Logits, and the residual before each layer, when the bridge's hook `name` returns `new`."""
+def _reference_run(bridge, tokens: torch.Tensor, name: str, new: torch.Tensor, capture: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Values at the hook points `capture` and the logits (under "logits") when the bridge's hook `name` returns `new`."""
     if name.endswith("resid_mid"):  # that hook feeds the MLP alone, so the attention writes what makes this the residual
         before = f"{name.removesuffix('mid')}pre"
         name, new = name.replace("resid_mid", "attn_out"), new - _reference_values(bridge, tokens, [before])[before]
-    seen: dict[int, torch.Tensor] = {}
-    posts = [f"blocks.{layer}.hook_resid_post" for layer in range(bridge.cfg.n_layers)]
+    seen: dict[str, torch.Tensor] = {}
     hooks = [(name, lambda value, hook: new.view(value.shape))]
-    hooks += [(post, lambda value, hook, at=at: seen.update({at + 1: value})) for at, post in enumerate(posts)]
-    return bridge.run_with_hooks(tokens, fwd_hooks=hooks), seen
+    hooks += [(at, lambda value, hook, at=at: seen.update({at: value.flatten(2)})) for at in capture]
+    return {"logits": bridge.run_with_hooks(tokens, fwd_hooks=hooks), **seen}
 
 
 def _assert_continues_as_the_bridge(
@@ -272,14 +276,15 @@ def _assert_continues_as_the_bridge(
         clean = model.hook_values(tokens, {name, site.stream})
         noise = torch.randn(clean[name].shape, dtype=model.dtype, generator=torch.Generator().manual_seed(4))
         for new in (clean[name] + noise, torch.zeros_like(noise)):
-            logits, resids = _reference_run(bridge, tokens, name, new)
-            last, captured = model.continue_from(site, new, clean[name], clean[site.stream], capture=range(site.resume, n + 1))
-            assert sorted(captured) == list(range(site.resume, n + 1))
-            torch.testing.assert_close(last, resids[n], **close)
-            for at in range(site.layer + 1, n + 1):
-                torch.testing.assert_close(captured[at], resids[at], **close)
-            if not getattr(bridge.cfg, "output_logits_soft_cap", None):
-                torch.testing.assert_close(model.logits(last), logits, **close)
+            downstream = [at for at in site.downstream(model.arch) if at in bridge.hook_dict]
+            expected = _reference_run(bridge, tokens, name, new, downstream)
+            last, captured = model.continue_from(site, new, clean[name], clean[site.stream], capture=downstream)
+            assert sorted(captured) == sorted(downstream)
+            for at in downstream:
+                torch.testing.assert_close(captured[at], expected[at], **close)
+            if downstream:
+                torch.testing.assert_close(last, expected[residual_before(n, n)], **close)
+            torch.testing.assert_close(model.logits(last), expected["logits"], **close)
 
 
 def _engines(family: str, bridge) -> list[Decoder | BridgeModel]:
@@ -350,10 +355,11 @@ def test_gradients_of_a_replacement_equal_the_bridge_s_and_reach_nothing_else(br
             value, stream, mine, theirs = (
                 t.clone().requires_grad_() for t in (clean[name], clean[site.stream], clean[name] + 0.5, clean[name] + 0.5)
             )
-            last, captured = model.continue_from(site, mine, value, stream, capture=[2])
-            ((model.logits(last) * direction).sum() + captured[2].pow(3).sum()).backward()
-            logits, resids = _reference_run(bridge, _tokens(), name, theirs)
-            ((logits * direction).sum() + resids[2].pow(3).sum()).backward()
+            at = "blocks.2.hook_attn_out"
+            last, captured = model.continue_from(site, mine, value, stream, capture=[at])
+            ((model.logits(last) * direction).sum() + captured[at].pow(3).sum()).backward()
+            expected = _reference_run(bridge, _tokens(), name, theirs, [at])
+            ((expected["logits"] * direction).sum() + expected[at].pow(3).sum()).backward()
             assert theirs.grad.abs().max() > 1e-3
             torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-9)
             assert value.grad is None and stream.grad is None
@@ -418,7 +424,7 @@ def test_centred_writing_weights_make_every_residual_average_to_zero(model_folde
     processing = Processing(center_writing_weights=centred)
     bridge = boot(PathModel(name="x", path=str(model_folder("gpt2")), processing=processing), dtype=torch.float64)
     decoder = extract_decoder(bridge)
-    _, residuals = decoder.blocks(decoder.embed(_tokens()), 0, 3, capture=range(4))
+    _, residuals = decoder.blocks(decoder.embed(_tokens()), 0, 3, [residual_before(i, 3) for i in range(4)])
     means = torch.stack([resid.mean(-1).abs().max() for resid in residuals.values()])
     assert (means < _CENTRED).all() if centred else (means > 1e-3).all()
 

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from saeworks.lm.prepare import resid_layer
-from saeworks.lm.sites import Site, splice
+from saeworks.lm.sites import Site, residual_before, splice
 from saeworks.store.errors import UserError
 
 _SHAPE = {"n_layers": 3, "d_model": 16, "n_heads": 2, "d_head": 12}
@@ -61,12 +60,42 @@ def test_parallel_blocks_have_no_residual_in_the_middle():
     assert "mid" not in str(caught.value).split("valid ones")[1]
 
 
-def test_only_residuals_between_blocks_have_a_layer():
-    assert [resid_layer(f"blocks.{i}.hook_resid_pre", 3) for i in range(3)] == [0, 1, 2]
-    assert [resid_layer(f"blocks.{i}.hook_resid_post", 3) for i in range(3)] == [1, 2, 3]
-    for name in ("hook_mlp_out", "hook_resid_mid", "attn.hook_z"):
-        with pytest.raises(UserError, match=f"'blocks.1.{name}' does not exist in this model of 3 blocks.*resid_post.$"):
-            resid_layer(f"blocks.1.{name}", 3)
+_BLOCK = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "hook_mlp_out")
+_LAST = [*(f"blocks.2.{name}" for name in _BLOCK), "blocks.2.hook_resid_post"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("blocks.1.hook_resid_pre", [*(f"blocks.1.{name}" for name in _BLOCK[1:]), *_LAST]),
+        ("blocks.0.hook_resid_post", [*(f"blocks.1.{name}" for name in _BLOCK[1:]), *_LAST]),
+        ("blocks.1.attn.hook_z", ["blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out", *_LAST]),
+        ("blocks.1.hook_attn_out", ["blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out", *_LAST]),
+        ("blocks.1.hook_resid_mid", ["blocks.1.hook_mlp_out", *_LAST]),
+        ("blocks.1.hook_mlp_out", _LAST),
+        ("blocks.1.hook_resid_post", _LAST[1:]),
+        ("blocks.2.hook_mlp_out", _LAST[-1:]),
+        ("blocks.2.hook_resid_post", []),
+    ],
+)
+def test_downstream_is_what_a_replacement_changes(name, expected):
+    site = Site.parse(name, _arch())
+    assert site.downstream(_arch()) == expected
+    assert site.downstream(vars(_arch())) == expected
+    parallel = [at for at in expected if "mid" not in at and at != "blocks.1.hook_mlp_out"]
+    if name in ("blocks.1.attn.hook_z", "blocks.1.hook_attn_out"):  # a parallel MLP does not read the attention's output
+        assert Site.parse(name, _arch(parallel=True)).downstream(_arch(parallel=True)) == parallel
+
+
+def test_a_residual_between_blocks_has_one_name():
+    assert [residual_before(layer, 3) for layer in (0, 2, 3)] == [
+        "blocks.0.hook_resid_pre",
+        "blocks.2.hook_resid_pre",
+        "blocks.2.hook_resid_post",
+    ]
+    names = {"blocks.1.hook_resid_post": "blocks.2.hook_resid_pre", "blocks.2.hook_resid_post": "blocks.2.hook_resid_post"}
+    for name in ("blocks.2.hook_resid_pre", "blocks.1.hook_mlp_out", *names):
+        assert Site.parse(name, _arch()).canonical(_arch()) == names.get(name, name)
 
 
 def test_a_replacement_is_added_to_the_residual_where_its_value_was():

@@ -22,7 +22,7 @@ from saeworks.training.objective import (
     Coefficients,
     auxk_k,
     coefficients,
-    downstream_layers,
+    downstream_hook_points,
     loss_terms,
     total,
 )
@@ -30,30 +30,33 @@ from saeworks.training.objective import (
 _ROWS, _CONTEXT = 3, 6
 _VARIANCE = torch.tensor(0.83, dtype=torch.float64)
 _DEAD = torch.arange(24) % 5 == 0  # 5 features
+_LATER = ["blocks.2.hook_resid_pre", "blocks.3.hook_resid_pre"]
 
 
 # the literal account: the model with a value replaced, an SAE by its formula, a loss by its definition
 
 
 class _Replaced(Decoder):
-    """The model with `replace` applied to the value at one hook point; keeps the residual before each block and the value."""
+    """The model with `replace` applied to the value at one hook point; keeps the residual before each block and all values."""
 
     def __init__(self, model: Decoder, hook_point: str, replace: Any = lambda value: value) -> None:
         super().__init__(model.arch, model.weights)
         _, block, *name = hook_point.split(".")
         self.at, self.kind, self.replace = int(block), ".".join(name), replace
+        self.values: dict[str, Tensor] = {}
         if self.kind == "hook_resid_post":
             self.at, self.kind = self.at + 1, "hook_resid_pre"
 
     def _here(self, kind: str, layer: int, value: Tensor) -> Tensor:
-        if (kind, layer) != (self.kind, self.at):
-            return value
-        self.value = self.replace(value)
-        return self.value
+        if (kind, layer) == (self.kind, self.at):
+            value = self.value = self.replace(value)
+        at = f"blocks.{layer}.{kind}" if layer < N_LAYERS else f"blocks.{layer - 1}.hook_resid_post"
+        self.values[at] = value
+        return value
 
-    def _block(self, layer, resid, cache):
+    def _whole_block(self, layer, resid):
         block = f"blocks.{layer}"
-        z = self._here("attn.hook_z", layer, self._attention(layer, self._norm(f"{block}.ln1", resid), cache))
+        z = self._here("attn.hook_z", layer, self._attention(layer, self._norm(f"{block}.ln1", resid), None))
         mid = resid + self._here("hook_attn_out", layer, self._linear(f"{block}.attn.o", z))
         mid = self._here("hook_resid_mid", layer, mid)
         return mid + self._here("hook_mlp_out", layer, self._mlp(layer, resid if self.arch.parallel else mid))
@@ -63,7 +66,7 @@ class _Replaced(Decoder):
         resid, residuals = self.embed(tokens), {}
         for layer in range(N_LAYERS + 1):
             residuals[layer] = resid = self._here("hook_resid_pre", layer, resid)
-            resid = self._block(layer, resid, None) if layer < N_LAYERS else resid
+            resid = self._whole_block(layer, resid) if layer < N_LAYERS else resid
         return residuals
 
 
@@ -145,7 +148,7 @@ def _auxk(parts: dict[str, Any], x: Tensor, k: int) -> Tensor:
     return (codes @ parts["D"][_DEAD] - e).pow(2).mean() / (e - e.mean(dim=0)).pow(2).mean()
 
 
-def _literal(sae: SAE, model: Decoder, spec: RunSpec, layers: list[int], scale: float, dead: bool) -> dict[str, Tensor]:
+def _literal(sae: SAE, model: Decoder, spec: RunSpec, names: list[str], scale: float, dead: bool) -> dict[str, Tensor]:
     """All loss terms, the model run from the tokens."""
     settings, norm = spec.training, spec.training.mse_norm
     clean = _Replaced(model, spec.hook_point)
@@ -163,14 +166,14 @@ def _literal(sae: SAE, model: Decoder, spec: RunSpec, layers: list[int], scale: 
     terms = {"out_to_in": sum(_elements(output, x, norm).mean() for output in outputs)}
     if spec.objective != "local":
         terms["logits_kl"] = torch.zeros((), dtype=torch.float64)
-        terms |= {"in_to_orig": torch.zeros((), dtype=torch.float64)} if layers else {}
+        terms |= {"in_to_orig": torch.zeros((), dtype=torch.float64)} if names else {}
         for output in parts["outputs"]:
             spliced = ((output * std + mean) / scale).view_as(value)
-            new = _Replaced(model, spec.hook_point, lambda _, spliced=spliced: spliced).run(_tokens())
-            p, q = (model.logits(residuals[N_LAYERS]).softmax(dim=-1).flatten(0, 1) for residuals in (original, new))
+            new = _Replaced(model, spec.hook_point, lambda _, spliced=spliced: spliced)
+            p, q = (model.logits(r[N_LAYERS]).softmax(dim=-1).flatten(0, 1) for r in (original, new.run(_tokens())))
             terms["logits_kl"] = terms["logits_kl"] + sum((a * (a / b).log()).sum() for a, b in zip(p, q, strict=True)) / len(p)
-            for layer in layers:
-                terms["in_to_orig"] = terms["in_to_orig"] + ((new[layer] - original[layer]) ** 2).mean() / len(layers)
+            for name in names:
+                terms["in_to_orig"] = terms["in_to_orig"] + ((new.values[name] - clean.values[name]) ** 2).mean() / len(names)
     if spec.sparsity_coeff is not None:
         terms["sparsity"] = _penalty(parts, spec)
     if settings.architecture == "gated":
@@ -204,14 +207,12 @@ def _sae(spec: RunSpec, d_in: int = 16) -> SAE:
     return sae
 
 
-def _ours(
-    sae: SAE, model: Decoder, spec: RunSpec, layers: list[int], scale: float = 1.0, dead: bool = False
-) -> dict[str, Tensor]:
+def _ours(sae: SAE, model: Decoder, spec: RunSpec, names: list[str], scale: float = 1.0, dead: bool = False) -> dict[str, Tensor]:
     site = Site.parse(spec.hook_point, model.arch)
     values = model.hook_values(_tokens(), [site.name, site.stream])
     x = values[site.name]
-    clean = CleanPass(model, site, x, values[site.stream], layers) if spec.objective != "local" else None
-    return loss_terms(sae, x.flatten(0, 1), spec, clean, layers, _DEAD if dead else None, scale, _VARIANCE)[0]
+    clean = CleanPass(model, site, x, values[site.stream], names) if spec.objective != "local" else None
+    return loss_terms(sae, x.flatten(0, 1), spec, clean, names, _DEAD if dead else None, scale, _VARIANCE)[0]
 
 
 def _gradients(value: Tensor, sae: SAE) -> dict[str, Tensor]:
@@ -258,7 +259,12 @@ _CASES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
     "e2e_ds": ("e2e_ds", {}, _DS),
     "e2e_ds coefficients": ("e2e_ds", {"kl_coeff": 0.0, "downstream_coeff": 0.05}, {"in_to_orig": 0.05, "sparsity": 0.7}),
     "e2e_ds next 1": ("e2e_ds", {"downstream_next": 1}, _DS),
-    "e2e_ds layer 3": ("e2e_ds", {"downstream_layers": [3]}, _DS),
+    "e2e_ds layer 3": ("e2e_ds", {"downstream_hook_points": ["blocks.3.hook_resid_pre"]}, _DS),
+    "e2e_ds parts of blocks": (
+        "e2e_ds",
+        {"downstream_hook_points": ["blocks.3.hook_resid_post", "blocks.2.attn.hook_z", "blocks.3.hook_mlp_out"]},
+        _DS,
+    ),
     **{
         f"e2e_ds {hook}": ("e2e_ds", {"hook_point": f"blocks.1.{hook}"}, _DS)
         for hook in ("hook_resid_post", "hook_mlp_out", "hook_attn_out", "attn.hook_z", "hook_resid_mid")
@@ -326,9 +332,8 @@ def test_terms_total_and_gradients_equal_the_literal_formula(model, monkeypatch,
     )
     monkeypatch.setattr(SAE, "_sparse_is_faster", lambda *_: sparse)
     sae = _sae(spec)
-    layer = Site.parse(spec.hook_point, model.arch).layer
-    layers = downstream_layers(spec, layer, N_LAYERS) if objective != "local" else []
-    ours, literal = _ours(sae, model, spec, layers, scale, dead), _literal(sae, model, spec, layers, scale, dead)
+    names = downstream_hook_points(spec, Site.parse(spec.hook_point, model.arch), model.arch)
+    ours, literal = _ours(sae, model, spec, names, scale, dead), _literal(sae, model, spec, names, scale, dead)
     assert ours.keys() == literal.keys()
     for name, value in ours.items():
         torch.testing.assert_close(value, literal[name], rtol=1e-8, atol=0, msg=lambda text, name=name: f"{name}: {text}")
@@ -351,7 +356,8 @@ def test_a_model_with_parallel_blocks_has_the_literal_end_to_end_terms(hook):
     parallel = tiny_decoder(dtype=torch.float64, parallel=True)
     spec = run_spec("e2e_ds", hook_point=f"blocks.1.{hook}")
     sae = _sae(spec)
-    ours, literal = _ours(sae, parallel, spec, [2, 3]), _literal(sae, parallel, spec, [2, 3], 1.0, False)
+    names = ["blocks.2.hook_resid_pre", "blocks.3.hook_attn_out"]
+    ours, literal = _ours(sae, parallel, spec, names), _literal(sae, parallel, spec, names, 1.0, False)
     for name in ("logits_kl", "in_to_orig"):
         torch.testing.assert_close(ours[name], literal[name], rtol=1e-8, atol=0)
         for a, b in zip(_gradients(ours[name], sae).values(), _gradients(literal[name], sae).values(), strict=True):
@@ -395,7 +401,7 @@ def test_a_divergence_of_zero_does_not_spoil_the_balance():
 
 def test_reconstruction_is_only_tracked_in_the_end_to_end_objectives(model):
     spec = run_spec("e2e_ds")
-    terms = _ours(_sae(spec), model, spec, [2])
+    terms = _ours(_sae(spec), model, spec, _LATER[:1])
     assert not terms["out_to_in"].requires_grad
     assert all(value.requires_grad for name, value in terms.items() if name != "out_to_in")
 
@@ -406,7 +412,7 @@ def test_only_the_sae_gets_a_gradient(hook):
     before = {name: weight.clone() for name, weight in frozen.weights.items()}
     spec = run_spec("e2e_ds", hook_point=f"blocks.1.{hook}")
     sae = _sae(spec)
-    total(_ours(sae, frozen, spec, [2, 3]), coefficients(spec)).backward()
+    total(_ours(sae, frozen, spec, _LATER), coefficients(spec)).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in sae.parameters())
     for name, weight in frozen.weights.items():
         assert not weight.requires_grad and weight.grad is None
@@ -424,13 +430,13 @@ def test_the_clean_pass_keeps_no_graph_and_runs_once(monkeypatch):
         return real(*args, **kwargs)
 
     monkeypatch.setattr(model, "blocks", blocks)
-    clean = CleanPass(model, site, x, x, [2])
+    clean = CleanPass(model, site, x, x, _LATER[:1])
     assert modes == [False]
     for objective in ("e2e", "e2e_ds"):  # two runs share it
         spec = run_spec(objective)
-        loss_terms(_sae(spec), x.flatten(0, 1), spec, clean, [2] if objective == "e2e_ds" else [])
+        loss_terms(_sae(spec), x.flatten(0, 1), spec, clean, _LATER[:1] if objective == "e2e_ds" else [])
     assert modes == [False, True, True]
-    assert not clean.hidden.requires_grad and not clean.residuals[2].requires_grad
+    assert not clean.hidden.requires_grad and not clean.values[_LATER[0]].requires_grad
 
 
 @pytest.mark.parametrize("changes", [{}, {"scale": 0.37}, {"activation_scale": "layer_norm"}, {"hook": "hook_mlp_out"}], ids=str)
@@ -443,7 +449,7 @@ def test_a_perfect_reconstruction_has_no_end_to_end_loss(model, changes):
         both = torch.cat([torch.eye(16), -torch.eye(16)]).double()
         sae.W_dec.copy_(both)
         sae.W_enc.copy_(both.T)
-    terms = _ours(sae, model, spec, [2, 3], scale)
+    terms = _ours(sae, model, spec, _LATER, scale)
     terms.pop("sparsity")
     tolerance = 1e-8 if "activation_scale" in changes else 1e-12  # the layer norm's ε is not undone
     assert {name: value.item() for name, value in terms.items()} == pytest.approx(dict.fromkeys(terms, 0.0), abs=tolerance)
@@ -492,8 +498,8 @@ def test_auxk_takes_the_power_of_two_nearest_to_half_the_inputs_unless_set(d_in,
     [
         ("e2e_ds", {}, 1, [2, 3]),
         ("e2e_ds", {}, 2, [3]),
-        ("e2e_ds", {"downstream_layers": [3, 2, 3]}, 1, [2, 3]),
-        ("e2e_ds", {"downstream_layers": [3]}, 1, [3]),
+        ("e2e_ds", {"downstream_hook_points": ["blocks.3.hook_resid_pre", "blocks.1.hook_resid_post"] * 2}, 1, [2, 3]),
+        ("e2e_ds", {"downstream_hook_points": ["blocks.3.hook_resid_pre"]}, 1, [3]),
         ("e2e_ds", {"downstream_next": 1}, 0, [1]),
         ("e2e_ds", {"downstream_next": 2}, 0, [1, 2]),
         ("e2e_ds", {"downstream_next": 9}, 1, [2, 3]),  # as many as there are
@@ -505,18 +511,35 @@ def test_auxk_takes_the_power_of_two_nearest_to_half_the_inputs_unless_set(d_in,
         ("finetune", {"downstream_coeff": 0.1}, 1, [2, 3]),
     ],
 )
-def test_downstream_layers_are_those_after_the_sae_and_before_the_end(objective, changes, layer, expected):
-    assert downstream_layers(run_spec(objective, **changes), layer, N_LAYERS) == expected
+def test_downstream_are_the_residuals_after_the_sae_and_before_the_end(model, objective, changes, layer, expected):
+    site = Site.parse(f"blocks.{layer}.hook_resid_pre", model.arch)
+    names = [f"blocks.{at}.hook_resid_pre" for at in expected]
+    assert downstream_hook_points(run_spec(objective, **changes), site, model.arch) == names
 
 
-@pytest.mark.parametrize(("chosen", "layer"), [([1, 2], 1), ([4], 1), ([0], 1), (None, 3), (None, 4), ([3], 3)])
-def test_layers_that_are_not_downstream_are_one_sentence(chosen, layer):
-    spec = run_spec("e2e_ds", downstream_layers=chosen, hook_point=f"blocks.{layer}.hook_resid_pre")
+@pytest.mark.parametrize(
+    ("hook_point", "chosen", "named"),
+    [
+        ("blocks.1.hook_resid_pre", ["blocks.1.hook_resid_pre", "blocks.2.hook_resid_pre"], "names blocks.1.hook_resid_pre,"),
+        ("blocks.1.hook_resid_pre", ["blocks.0.hook_resid_post"], "names blocks.0.hook_resid_post,"),  # the same residual
+        ("blocks.2.attn.hook_z", ["blocks.2.hook_attn_out"], "names blocks.2.hook_attn_out,"),
+        ("blocks.3.hook_resid_pre", None, "has objective `e2e_ds`,"),
+        ("blocks.3.hook_resid_post", None, "in this model is nothing;"),
+    ],
+)
+def test_what_is_not_downstream_is_one_sentence(model, hook_point, chosen, named):
+    spec, site = run_spec("e2e_ds", downstream_hook_points=chosen, hook_point=hook_point), Site.parse(hook_point, model.arch)
     with pytest.raises(UserError) as caught:
-        downstream_layers(spec, layer, N_LAYERS)
+        downstream_hook_points(spec, site, model.arch)
     message = str(caught.value)
-    assert "`downstream_layers`" in message and "tiny-run" in message and "\n" not in message
-    assert str(list(range(layer + 1, N_LAYERS))) in message
+    assert named in message and "tiny-run" in message and "\n" not in message and "choose `downstream_hook_points`" in message
+    assert ", ".join(site.downstream(model.arch)) in message
+
+
+def test_a_downstream_hook_point_that_does_not_exist_is_one_sentence(model):
+    spec = run_spec("e2e_ds", downstream_hook_points=["blocks.9.hook_resid_pre"])
+    with pytest.raises(UserError, match="'blocks.9.hook_resid_pre' does not exist"):
+        downstream_hook_points(spec, Site.parse(spec.hook_point, model.arch), model.arch)
 
 
 @pytest.mark.parametrize(

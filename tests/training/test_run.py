@@ -136,8 +136,9 @@ def test_weights_and_log_equal_a_plain_loop(train, cache, tiny_model, objective)
         else:
             order = (torch.arange(4) + start // CONTEXT + step * 4) % 30
             x = source.sequences(0, 30)[order]
-            clean = CleanPass(model, Site.parse(HOOK, model.arch), x, x, [2, 3])
-            terms, forward = loss_terms(sae, x.flatten(0, 1), spec, clean, [2, 3] if objective == "e2e_ds" else [])
+            later = ["blocks.2.hook_resid_pre", "blocks.3.hook_resid_pre"]
+            clean = CleanPass(model, Site.parse(HOOK, model.arch), x, x, later)
+            terms, forward = loss_terms(sae, x.flatten(0, 1), spec, clean, later if objective == "e2e_ds" else [])
         loss = total(terms, coefficients(spec))
         gradients = torch.autograd.grad(loss, list(sae.parameters()))
         norm = sum(g.double().square().sum().item() for g in gradients) ** 0.5
@@ -236,8 +237,9 @@ _USED = [
     ("reconstruction_coeff", "finetune", {}, 0.3),
     *(("kl_coeff", objective, {}, 0.3) for objective in ("e2e", "e2e_ds", "finetune")),
     *(("downstream_coeff", objective, {}, 0.3) for objective in ("e2e_ds", "finetune")),
-    ("downstream_layers", "e2e_ds", {}, [3]),
-    ("downstream_layers", "finetune", {"downstream_coeff": 1.0}, [3]),
+    ("downstream_hook_points", "e2e_ds", {}, ["blocks.3.hook_resid_pre"]),
+    ("downstream_hook_points", "e2e_ds", {}, ["blocks.2.attn.hook_z", "blocks.3.hook_resid_post"]),
+    ("downstream_hook_points", "finetune", {"downstream_coeff": 1.0}, ["blocks.3.hook_resid_pre"]),
     ("downstream_next", "e2e_ds", {}, 1),
     ("downstream_next", "finetune", {"downstream_coeff": 1.0}, 1),
     *(("encoder_init", "local", {}, kind) for kind in ("kaiming", "kaiming_d_sae", "transpose")),
@@ -257,6 +259,7 @@ _USED = [
     ("auxk_normalised", "local", _DYING | {"dead_features": "auxk"}, False),
     ("auxk_coeff", "local", _DYING | {"dead_features": "auxk"}, 0.5),
     ("resample_tokens", "local", _DYING | {"dead_features": "resample"}, [480]),
+    ("resample_warmup_tokens", "local", _DYING | {"dead_features": "resample"}, 100),
     ("n_tokens", "local", {}, 26 * 4 * CONTEXT),
     ("batch_tokens", "local", {}, 5 * CONTEXT),
     ("lr", "local", {}, 2e-2),
@@ -307,6 +310,7 @@ def test_every_training_setting_changes_what_it_should_and_nothing_else(train, s
 
 
 _UNUSED_VALUES = {
+    "resample_warmup_tokens": 100,
     "preset": "gao2024",
     "topk_relu": False,
     "multi_topk": True,
@@ -321,7 +325,7 @@ _UNUSED_VALUES = {
     "reconstruction_coeff": 0.3,
     "kl_coeff": 0.3,
     "downstream_coeff": 0.3,
-    "downstream_layers": [3],
+    "downstream_hook_points": ["blocks.3.hook_resid_pre"],
     "downstream_next": 1,
     "encoder_init": "kaiming",
     "decoder_init": "gaussian",
@@ -665,7 +669,7 @@ _TOGETHER = [
     run_spec("local", name="local"),
     run_spec("e2e", name="topk", architecture="topk", dead_features="auxk", dead_window_tokens=100, weight_ema=0.9),
     run_spec("e2e_ds", name="gated", architecture="gated", seed=1, batch_tokens=2 * CONTEXT),
-    run_spec("e2e_ds", name="layer 3", downstream_layers=[3], checkpoint_every=5, log_every=3),
+    run_spec("e2e_ds", name="layer 3", downstream_hook_points=["blocks.3.hook_mlp_out"], checkpoint_every=5, log_every=3),
     run_spec("local", name="batch_topk", architecture="batch_topk", batch_tokens=3 * CONTEXT + 1, n_tokens=25 * 4 * CONTEXT),
     run_spec("local", name="jumprelu", architecture="jumprelu", seed=2, n_tokens=12 * 4 * CONTEXT),
     run_spec(
@@ -802,12 +806,19 @@ def test_a_signal_does_not_save_a_state_that_has_gone_bad(train, tmp_path, at_st
     assert load_checkpoint(tmp_path / "scratch" / "run" / "checkpoint.safetensors")[1]["step"] == 14
 
 
-def test_one_bad_member_stops_the_group_with_its_name_and_the_others_keep_their_checkpoints(together, tmp_path, at_step):
+def test_a_run_whose_loss_fails_stops_alone_and_the_others_finish(train, together, tmp_path, at_step):
+    expected = _bytes(train(run_spec(), "alone"))
     at_step(2 * 19 + 2, lambda: float("nan"))  # the second run, in step 20
-    with pytest.raises(UserError, match="the loss of run other is nan .*at step 20 "):
+    with pytest.raises(
+        UserError, match=r"the loss of run other is nan .*at step 20 .*The 1 other\(s\) of this job lost nothing\.$"
+    ):
         together([run_spec(), run_spec(name="other", seed=1)])
-    for name in ("tiny-run", "other"):
-        assert load_checkpoint(tmp_path / "group" / "scratch" / name / "checkpoint.safetensors")[1]["step"] == 14
+    steps = {"tiny-run": 40, "other": 14}
+    for name, step in steps.items():
+        assert load_checkpoint(tmp_path / "group" / "scratch" / name / "checkpoint.safetensors")[1]["step"] == step
+    done, mended = together([run_spec(), run_spec(name="other", seed=1, lr=1e-4)])
+    assert _bytes(done) == expected
+    assert _bytes(mended) == _bytes(train(run_spec(name="other", seed=1, lr=1e-4), "mended"))
 
 
 _NO_MEMORY = [
@@ -868,8 +879,8 @@ def test_the_memory_a_run_needs_grows_with_everything_that_makes_it_larger():
     assert 12e9 < needed(768, d_sae=46_080, batch_tokens=16_384) < 16e9
 
 
-def test_layers_that_are_not_downstream_stop_the_run_before_it_starts(train, tmp_path):
-    with pytest.raises(UserError, match=r"`downstream_layers` of run tiny-run is \[\]"):
+def test_a_run_with_nothing_downstream_stops_before_it_starts(train, tmp_path):
+    with pytest.raises(UserError, match="run tiny-run has objective `e2e_ds`, but what depends on blocks.3.hook_resid_pre"):
         train(run_spec("e2e_ds", hook_point="blocks.3.hook_resid_pre"), config=_CONFIG.model_copy(update={"source": "stream"}))
     assert not (tmp_path / "scratch").exists()
 

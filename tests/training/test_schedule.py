@@ -7,7 +7,7 @@ import math
 import pytest
 
 from saeworks.config.training import TrainingConfig
-from saeworks.training.schedule import lr_factor, sparsity_factor
+from saeworks.training.schedule import lr_factor, rewarm_factor, sparsity_factor
 
 
 def _factors(n_steps: int, **settings: object) -> list[float]:
@@ -64,3 +64,17 @@ def test_the_first_step_has_the_full_rate_without_warm_up_and_none_with_it(sched
 def test_the_sparsity_coefficient_rises_linearly_from_zero(share, expected):
     settings = TrainingConfig(sparsity_warmup_fraction=share)
     assert [sparsity_factor(settings, step, 8) for step in range(9)] == expected
+
+
+def test_the_rate_climbs_back_after_each_resampling_from_a_tenth():
+    settings = TrainingConfig(resample_warmup_tokens=400, batch_tokens=100)
+    factors = [rewarm_factor(settings, step, {10, 20, 22}) for step in range(40)]
+    climb = [0.1 + 0.9 * (1 - math.cos(math.pi * p / 4)) / 2 for p in range(4)]
+    expected = [1.0] * 10 + climb + [1.0] * 6 + climb[:2] + climb + [1.0] * 14
+    assert factors == pytest.approx(expected, abs=1e-12)
+    assert factors[10] == pytest.approx(0.1)
+
+
+def test_nothing_climbs_without_resampling_or_without_a_warm_up():
+    assert rewarm_factor(TrainingConfig(resample_warmup_tokens=400, batch_tokens=100), 5, set()) == 1.0
+    assert [rewarm_factor(TrainingConfig(batch_tokens=100), step, {2}) for step in range(4)] == [1.0] * 4

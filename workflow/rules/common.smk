@@ -55,7 +55,7 @@ if "pretrain" not in config:
     CORPUS = f"data/corpora/{EXPERIMENT.experiment}/{EXPERIMENT.corpus_key()}"
     CACHE = f"data/activations/{EXPERIMENT.activations_key()}"
     RUNS = {f"{spec.hook_point}/{spec.name}": spec for spec in EXPERIMENT.run_specs()}
-    FIGURES = list(type(EXPERIMENT.figures).model_fields)
+    FIGURES = EXPERIMENT.figures.wanted(list(RUNS.values()))
     CORPUS_FINGERPRINT = content_hash([block(EXPERIMENT.model), block(EXPERIMENT.corpus), code_hash("lm.corpus", "lm.prepare")], 16)
     TRAINING_CODE = code_hash("training.run")
     TABLES = ["runs", "fidelity", "features", "selection", "geometry", "nearest"]

@@ -90,13 +90,13 @@ def ghost_gradients(
     return ((error / (elements + 1e-6)).detach() * elements).mean()
 
 
-def downstream_mse(new: Mapping[int, Tensor], original: Mapping[int, Tensor]) -> Float[Tensor, ""]:
-    """`in_to_orig` at weight 1: the mean, over the layers of `new`, of each layer's `reconstruction_mse`.
+def downstream_mse(new: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """`in_to_orig` at weight 1: the mean, over the hook points of `new`, of the `reconstruction_mse` at each.
 
-    `new` and `original` map a layer to its residual (batch, pos, d). Multiply by β, the total coefficient, which the
+    `new` and `original` map a hook point to its value (batch, pos, d). Multiply by β, the total coefficient, which the
     paper splits evenly over the hook points.
     """
-    return torch.stack([reconstruction_mse(new[layer], original[layer]) for layer in new]).mean()
+    return torch.stack([reconstruction_mse(new[name], original[name]) for name in new]).mean()
 
 
 def logits_kl(
@@ -105,30 +105,37 @@ def logits_kl(
     W_U: Float[Tensor, "V d"],
     b_U: Float[Tensor, " V"] | None = None,
     chunk: int = 256,
+    soft_cap: float | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over tokens of KL(p_original ‖ p_new) in nats, p = softmax(h W_Uᵀ + b_U).
+
+    With `soft_cap` c the logits z are c·tanh(z/c) (Gemma 2).
 
     Works on the hidden states that the unembedding reads, `chunk` tokens at a time, and computes the gradient for
     `hidden` in the same pass: the two (T, V) logit tensors never exist. `original_hidden`, `W_U` and `b_U` are frozen.
     """
-    return _LogitsKL.apply(hidden.flatten(0, -2), original_hidden.flatten(0, -2), W_U, b_U, chunk)
+    return _LogitsKL.apply(hidden.flatten(0, -2), original_hidden.flatten(0, -2), W_U, b_U, chunk, soft_cap)
 
 
 class _LogitsKL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, original_hidden, W_U, b_U, chunk):
+    def forward(ctx, hidden, original_hidden, W_U, b_U, chunk, soft_cap):
         n = len(hidden)
         gradient = torch.empty_like(hidden) if hidden.requires_grad else None
         total = hidden.new_zeros(())
         for start in range(0, n, chunk):
             part = slice(start, start + chunk)
-            log_q = F.linear(hidden[part], W_U, b_U).log_softmax(dim=-1)
-            log_p = F.linear(original_hidden[part], W_U, b_U).log_softmax(dim=-1)
+            logits = _capped(F.linear(hidden[part], W_U, b_U), soft_cap)
+            log_q = logits.log_softmax(dim=-1)
+            log_p = _capped(F.linear(original_hidden[part], W_U, b_U), soft_cap).log_softmax(dim=-1)
             p = log_p.exp()
             # sum p (log p - log q) without a third (chunk, V) product tensor kept alive
             total += torch.dot(p.flatten(), log_p.sub_(log_q).flatten())
             if gradient is not None:
-                torch.mm(log_q.exp_().sub_(p), W_U, out=gradient[part])  # d KL / d logits = q - p
+                slope = log_q.exp_().sub_(p)  # d KL / d logits = q - p
+                if soft_cap is not None:
+                    slope.mul_(1 - (logits / soft_cap).square())
+                torch.mm(slope, W_U, out=gradient[part])
         if gradient is not None:
             ctx.save_for_backward(gradient.div_(n))
         return total / n
@@ -136,4 +143,8 @@ class _LogitsKL(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None, None, None
+        return gradient * upstream, None, None, None, None, None
+
+
+def _capped(logits: Tensor, soft_cap: float | None) -> Tensor:
+    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)

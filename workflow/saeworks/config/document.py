@@ -240,7 +240,10 @@ def _words(annotation: Any, metadata: Any = ()) -> str:
     if annotation is bool:
         return "true or false"
     if annotation is str:
-        return "name (no spaces or slashes)" if any(getattr(c, "pattern", None) for c in constraints) else "text"
+        patterns = [pattern for c in constraints if (pattern := getattr(c, "pattern", None))]
+        if patterns:
+            return "hook point" if "hook_" in patterns[0] else "name (no spaces or slashes)"
+        return "text"
     if annotation in (int, float):
         bounds = [_bound(c, whole=annotation is int) for c in constraints if isinstance(c, (Gt, Ge, Lt, Le))]
         return " ".join(["whole number" if annotation is int else "number", ", ".join(bounds)]).strip()
@@ -252,7 +255,7 @@ def _either(options: Iterable[str]) -> str:
 
 
 def _plural(words: str) -> str:
-    for noun in ("whole number", "number", "name"):
+    for noun in ("whole number", "number", "name", "hook point"):
         if words.startswith(noun):
             return f"{noun}s{words.removeprefix(noun)}"
     return words

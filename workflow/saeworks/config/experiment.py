@@ -238,7 +238,8 @@ def _check_training(spec: RunSpec, context: int) -> None:
         "`l1_decoder_norm` or `tanh`, or another `decoder`.": settings.decoder == "free"
         and settings.architecture in ("relu", "gated")
         and settings.penalty in (None, "l1", "lp"),
-        f"group `{group}` sets both `downstream_layers` and `downstream_next`; keep one.": settings.downstream_layers is not None
+        f"group `{group}` sets both `downstream_hook_points` and `downstream_next`; keep one.": settings.downstream_hook_points
+        is not None
         and settings.downstream_next is not None,
         f"`matryoshka_fractions` of group `{group}` add up to {sum(settings.matryoshka_fractions):g}; make it 1.": abs(
             sum(settings.matryoshka_fractions) - 1

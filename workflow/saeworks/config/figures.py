@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from .base import Frozen
+from .training import RunSpec
 
 
 class FigureStyle(Frozen):
@@ -21,6 +23,11 @@ class FigureStyle(Frozen):
         default={"local": "#0072B2", "e2e": "#D55E00", "e2e_ds": "#009E73", "finetune": "#CC79A7"},
         description="Colour per objective; one that is not given keeps its default (Okabe and Ito's colour-blind-safe palette).",
     )
+
+    @classmethod
+    def applies(cls, runs: Sequence[RunSpec]) -> bool:
+        """Whether an experiment of these runs has what the figure shows; if not, it is not drawn."""
+        return True
 
     @field_validator("colors", mode="before")
     @classmethod
@@ -65,3 +72,7 @@ class FiguresConfig(Frozen):
         default_factory=WithinDictionaryFigure, description="Nearest neighbour within a dictionary (Fig. 3a)."
     )
     cross_seed: CrossSeedFigure = Field(default_factory=CrossSeedFigure, description="Nearest neighbour across seeds (Fig. 3b).")
+
+    def wanted(self, runs: Sequence[RunSpec]) -> list[str]:
+        """Names of the figures that an experiment of these runs has."""
+        return [name for name in type(self).model_fields if getattr(self, name).applies(runs)]

@@ -62,6 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activation_scale": "norm",
         "dead_features": "resample",
         "dead_window_tokens": 12_500 * 4096,
+        "resample_warmup_tokens": 1000 * 4096,
         "lr": 3e-4,
         "adam_beta1": 0.0,
         "warmup_fraction": 0.003,  # 1,000 of 300,000 to 400,000 steps
@@ -124,7 +125,7 @@ _USED_IF: dict[str, Callable[[dict[str, Any]], bool]] = {
     "preset": lambda run: False,  # resolved before
     "kl_coeff": lambda run: run["objective"] in _END_TO_END,
     "downstream_coeff": lambda run: run["objective"] in ("e2e_ds", "finetune"),
-    "downstream_layers": lambda run: (
+    "downstream_hook_points": lambda run: (
         run["objective"] == "e2e_ds" or bool(run["objective"] == "finetune" and run["downstream_coeff"])
     ),
     "downstream_next": lambda run: (
@@ -145,6 +146,7 @@ _USED_IF: dict[str, Callable[[dict[str, Any]], bool]] = {
     "auxk_normalised": lambda run: run["dead_features"] == "auxk",
     "auxk_coeff": lambda run: run["dead_features"] == "auxk",
     "resample_tokens": lambda run: run["dead_features"] == "resample",
+    "resample_warmup_tokens": lambda run: run["dead_features"] == "resample",
     "tail_fraction": lambda run: run["schedule"] == "linear_tail",
     "final_lr_fraction": lambda run: run["schedule"] != "constant",
     "statistics_tokens": lambda run: (

@@ -13,6 +13,9 @@ Architecture = Literal["relu", "topk", "batch_topk", "matryoshka_batch_topk", "g
 Preset = Literal["braun2024", "bloom2024", "gao2024", "gated2024", "anthropic-april2024", "batchtopk2024"]
 
 TOPK_FAMILY = ("topk", "batch_topk", "matryoshka_batch_topk")  # sparsity is set by k, not by a coefficient
+AnyHookPoint = Annotated[
+    str, Field(pattern=r"^blocks\.\d+\.(hook_resid_pre|hook_resid_mid|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$")
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -74,11 +77,13 @@ class TrainingConfig(Frozen):
         None,
         description="Total weight β of downstream reconstruction, split evenly over the hook points; null: 2.5 for `e2e_ds`, 0 for `finetune`.",
     )
-    downstream_layers: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = Field(
-        None, description="Layers L whose `blocks.L.hook_resid_pre` is reconstructed downstream; null: every one after the SAE."
+    downstream_hook_points: Annotated[list[AnyHookPoint], Field(min_length=1)] | None = Field(
+        None,
+        description="Hook points after the SAE that are reconstructed downstream (`blocks.L.hook_resid_pre`, `hook_resid_mid`, "
+        "`hook_resid_post`, `hook_mlp_out`, `hook_attn_out`, `attn.hook_z`); null: every later `hook_resid_pre`, as in the paper.",
     )
     downstream_next: PositiveInt | None = Field(
-        None, description="Reconstruct at the next N layers after the SAE only; instead of `downstream_layers`."
+        None, description="Reconstruct at the next N `hook_resid_pre` after the SAE only; instead of `downstream_hook_points`."
     )
 
     # initialisation
@@ -127,6 +132,12 @@ class TrainingConfig(Frozen):
     resample_tokens: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
         None,
         description="`resample`: training tokens after which dead features are resampled; null: at 1/8, 1/4, 3/8 and 1/2 of the run.",
+    )
+
+    resample_warmup_tokens: NonNegativeInt = Field(
+        0,
+        description="`resample`: training tokens after each resampling over which the learning rate climbs back, along half a cosine, from a "
+        "tenth of its scheduled value (Gated SAEs); 0: none.",
     )
 
     # optimiser

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config.model import HubModel, ModelConfig, OwnModel
 from ..store.errors import UserError
 from .decoder import Architecture, Decoder
-from .sites import Site, splice
+from .sites import Site, residual_before, splice
 
 OWN_MODELS = Path("data/models")
 # the two runs that are compared differ by rounding; a block that does not add up is off by orders of magnitude more
@@ -69,8 +69,6 @@ def boot(model: ModelConfig, dtype: torch.dtype = torch.float32, device: str = "
 class BridgeModel:
     """The interface of `Decoder` on a TransformerBridge: slower, for families that `Decoder` does not know."""
 
-    engine = "bridge"
-
     def __init__(self, bridge: Any) -> None:
         self.bridge = bridge
         cfg = bridge.cfg
@@ -80,8 +78,9 @@ class BridgeModel:
         parameter = next(bridge.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.W_U = bridge.unembed.W_U.T.contiguous()
-        bias = getattr(bridge.unembed, "b_U", None)
-        self.b_U = bias if bias is not None else None
+        self.b_U = getattr(bridge.unembed, "b_U", None)
+        cap = getattr(cfg, "output_logits_soft_cap", None)
+        self.soft_cap: float | None = cap if cap is not None and cap > 0 else None
         self._continues: dict[str, bool] = {}
 
     def embed(self, tokens: Tensor, offset: int = 0) -> Tensor:
@@ -91,27 +90,29 @@ class BridgeModel:
         return self.bridge(tokens, stop_at_layer=0, return_type=None)
 
     def blocks(
-        self, resid: Tensor, start: int, stop: int, capture: Iterable[int] = (), cache: None = None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+        self, resid: Tensor, start: int, stop: int, capture: Iterable[str] = (), cache: None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Decoder.blocks`."""
-        wanted = set(capture)
-        captured = {start: resid} if start in wanted else {}
-        stops = sorted({layer for layer in wanted if start < layer <= stop} | ({stop} if stop > start else set()))
-        for target in stops:
-            if target == self.arch.n_layers:
-                resid = self._last(resid, start)
-            else:
-                resid = self.bridge(resid, start_at_layer=start, stop_at_layer=target)
-            start = target
-            if target in wanted:
-                captured[target] = resid
-        return resid, captured
+        if stop == start:
+            last = residual_before(self.arch.n_layers, self.arch.n_layers)
+            return resid, {last: resid} if stop == self.arch.n_layers and last in capture else {}
+        sites = [Site.parse(name, self.arch) for name in capture]
+        captured = {site.name: resid for site in sites if site.kind == "resid_pre" and site.layer == start}
+        inside = [site for site in sites if start <= site.layer and site.resume <= stop and site.name not in captured]
+        end = f"blocks.{stop - 1}.hook_resid_post"
+        values: dict[str, Tensor] = {}
+        hooks = [self._capturing(site, values) for site in inside]
+        hooks.append((end, lambda value, hook: values.update({"": value})))
+        self.bridge.run_with_hooks(
+            resid, start_at_layer=start, stop_at_layer=stop if stop < self.arch.n_layers else None, fwd_hooks=hooks
+        )
+        return values.pop(""), captured | values
 
-    def _last(self, resid: Tensor, start: int) -> Tensor:
-        seen: dict[str, Tensor] = {}
-        name = f"blocks.{self.arch.n_layers - 1}.hook_resid_post"
-        self.bridge.run_with_hooks(resid, start_at_layer=start, fwd_hooks=[(name, lambda value, hook: seen.update(out=value))])
-        return seen["out"]
+    def _capturing(self, site: Site, values: dict[str, Tensor]) -> tuple[str, Callable[..., None]]:
+        """A hook that stores the value at `site` under its name, heads concatenated; not for the first block's input."""
+        # a residual after a block, so that the block that it enters need not start
+        hook = f"blocks.{site.layer - 1}.hook_resid_post" if site.kind == "resid_pre" else site.name
+        return self._existing(hook), lambda value, hook: values.update({site.name: value.flatten(2)})
 
     def hook_values(self, tokens: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """As `Decoder.hook_values`.
@@ -125,9 +126,8 @@ class BridgeModel:
         for site in sites:
             if site.kind == "resid_pre" and site.layer == 0:
                 values[site.name] = self.embed(tokens)
-            else:  # a residual after a block, so that the block it enters need not start
-                hook = f"blocks.{site.layer - 1}.hook_resid_post" if site.kind == "resid_pre" else site.name
-                hooks.append((self._existing(hook), lambda value, hook, name=site.name: values.update({name: value.flatten(2)})))
+            else:
+                hooks.append(self._capturing(site, values))
         stop = max((site.resume for site in sites), default=0)
         if hooks:
             self.bridge.run_with_hooks(tokens, stop_at_layer=stop if stop < self.arch.n_layers else None, fwd_hooks=hooks)
@@ -139,8 +139,8 @@ class BridgeModel:
         replacement: Tensor,
         clean_value: Tensor | None = None,
         stream_value: Tensor | None = None,
-        capture: Iterable[int] = (),
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+        capture: Iterable[str] = (),
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Decoder.continue_from`.
 
         Raises:
@@ -150,14 +150,16 @@ class BridgeModel:
             self._check_continues(site)
         return self._continue(site, replacement, clean_value, stream_value, capture)
 
-    def _continue(self, site: Site, replacement, clean_value, stream_value, capture) -> tuple[Tensor, dict[int, Tensor]]:
+    def _continue(self, site: Site, replacement, clean_value, stream_value, capture) -> tuple[Tensor, dict[str, Tensor]]:
         W_O = self.bridge.blocks[site.layer].attn.W_O.flatten(0, 1) if site.kind == "z" else None
         resid = splice(site, replacement, clean_value, stream_value, W_O)
+        first: dict[str, Tensor] = {}
         if site.in_block:  # the bridge starts at whole blocks: with its attention silenced, this one hands its input to the MLP
             silence = (self._existing(f"blocks.{site.layer}.hook_attn_out"), lambda value, hook: torch.zeros_like(value))
             with self.bridge.hooks(fwd_hooks=[silence]):
-                resid, _ = self.blocks(resid, site.layer, site.layer + 1)
-        return self.blocks(resid, site.resume, self.arch.n_layers, capture)
+                resid, first = self.blocks(resid, site.layer, site.layer + 1, capture)
+        last, later = self.blocks(resid, site.resume, self.arch.n_layers, capture)
+        return last, first | later
 
     @torch.no_grad()
     def _check_continues(self, site: Site) -> None:
@@ -190,7 +192,8 @@ class BridgeModel:
 
     def logits(self, resid: Tensor) -> Tensor:
         """Logits of a residual after the last block."""
-        return self.bridge.unembed(self.final_norm(resid))
+        logits = self.bridge.unembed(self.final_norm(resid))
+        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of whole rows."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..store.files import write_tensors
-from .sites import Site, splice
+from .sites import Site, residual_before, splice
 
 _ACTIVATIONS = {
     "gelu": F.gelu,
@@ -79,7 +79,7 @@ class Decoder:
     `attn.{qkv,o}.{W,b}`, `mlp.{gate,in,out}.{W,b}`; matrices are (out, in). What an architecture lacks is absent.
     """
 
-    engine = "decoder"
+    soft_cap: float | None = None  # none of the families that it covers caps its logits
 
     def __init__(self, arch: Architecture, weights: dict[str, Tensor], rope_scale: float = 1.0) -> None:
         self.arch = arch
@@ -120,20 +120,19 @@ class Decoder:
         resid: Float[Tensor, "batch pos d_model"],
         start: int,
         stop: int,
-        capture: Iterable[int] = (),
+        capture: Iterable[str] = (),
         cache: KeyValueCache | None = None,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], dict[int, Tensor]]:
+    ) -> tuple[Float[Tensor, "batch pos d_model"], dict[str, Tensor]]:
         """Run blocks `start` … `stop`-1 from `blocks.{start}.hook_resid_pre`.
 
-        Returns the residual before block `stop` and, for each layer in `capture` (start ≤ layer ≤ stop), the residual
-        before that layer.
+        Returns the residual before block `stop`, and the values (batch, pos, d_in) at those hook points in `capture` that
+        these blocks have.
         """
-        wanted = set(capture)
-        captured = {start: resid} if start in wanted else {}
+        wanted, captured = set(capture), {}
         for layer in range(start, stop):
-            resid = self._block(layer, resid, cache)
-            if layer + 1 in wanted:
-                captured[layer + 1] = resid
+            resid = _last_of(self._block_values(layer, resid, cache), wanted, captured)
+        if stop == self.arch.n_layers and (last := residual_before(stop, stop)) in wanted:
+            captured[last] = resid  # also where no block is left to run
         return resid, captured
 
     def hook_values(self, tokens: Int[Tensor, "batch pos"], names: Iterable[str]) -> dict[str, Float[Tensor, "batch pos d_in"]]:
@@ -162,19 +161,21 @@ class Decoder:
         replacement: Float[Tensor, "batch pos d_in"],
         clean_value: Float[Tensor, "batch pos d_in"] | None = None,
         stream_value: Float[Tensor, "batch pos d_model"] | None = None,
-        capture: Iterable[int] = (),
-    ) -> tuple[Float[Tensor, "batch pos d_model"], dict[int, Tensor]]:
+        capture: Iterable[str] = (),
+    ) -> tuple[Float[Tensor, "batch pos d_model"], dict[str, Tensor]]:
         """Run the rest of the model with `replacement` in the place of `clean_value` at `site`.
 
         `stream_value` is the clean residual at `site.stream`; a residual site needs neither of the two. Returns the residual
-        before the final norm and, for each layer in `capture` (site.resume ≤ layer), the residual before that layer.
-        Gradients flow through `replacement` only.
+        before the final norm and the values at the hook points `capture`, which are among `site.downstream`. Gradients
+        flow through `replacement` only.
         """
         W_O = self.weights[f"blocks.{site.layer}.attn.o.W"].T if site.kind == "z" else None
         resid = splice(site, replacement, clean_value, stream_value, W_O)
+        wanted, captured = set(capture), {}
         if site.in_block:
-            resid = resid + self._mlp(site.layer, resid)
-        return self.blocks(resid, site.resume, self.arch.n_layers, capture)
+            resid = _last_of(self._second_half(site.layer, resid, resid), wanted, captured)
+        last, later = self.blocks(resid, site.resume, self.arch.n_layers, wanted)
+        return last, captured | later
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """The normalised residual that the unembedding reads."""
@@ -197,11 +198,6 @@ class Decoder:
     def _linear(self, name: str, x: Tensor) -> Tensor:
         return F.linear(x, self.weights[f"{name}.W"], self.weights.get(f"{name}.b"))
 
-    def _block(self, layer: int, resid: Tensor, cache: KeyValueCache | None) -> Tensor:
-        for _, value in self._block_values(layer, resid, cache):
-            resid = value
-        return resid
-
     def _block_values(self, layer: int, resid: Tensor, cache: KeyValueCache | None = None) -> Iterator[tuple[str, Tensor]]:
         """Hook points of a block with their values as they are computed; the last is the residual after the block."""
         prefix = f"blocks.{layer}"
@@ -210,7 +206,11 @@ class Decoder:
         yield f"{prefix}.attn.hook_z", z
         attn_out = self._linear(f"{prefix}.attn.o", z)
         yield f"{prefix}.hook_attn_out", attn_out
-        mid = resid + attn_out
+        yield from self._second_half(layer, resid, resid + attn_out)
+
+    def _second_half(self, layer: int, resid: Tensor, mid: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The rest of `_block_values`, from the residual `mid` after the attention."""
+        prefix = f"blocks.{layer}"
         yield f"{prefix}.hook_resid_mid", mid
         mlp_out = self._mlp(layer, resid if self.arch.parallel else mid)
         yield f"{prefix}.hook_mlp_out", mlp_out
@@ -283,3 +283,11 @@ class Decoder:
     def describe(self) -> dict:
         """The architecture as JSON-serialisable fields."""
         return {"arch": asdict(self.arch), "rope_scale": self.rope_scale}
+
+
+def _last_of(values: Iterator[tuple[str, Tensor]], wanted: set[str], captured: dict[str, Tensor]) -> Tensor:
+    """The last of named values; those `wanted` are added to `captured`."""
+    for name, value in values:
+        if name in wanted:
+            captured[name] = value
+    return value

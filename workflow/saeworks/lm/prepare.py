@@ -15,7 +15,6 @@ from ..store.errors import UserError
 from ..store.files import publish, read_json, sha256_file, write_json
 from .bridge import BridgeModel, boot, extract_decoder, model_location
 from .decoder import Decoder
-from .sites import locate
 
 _SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
 # the two run the same formulas in another order; a wrong formula is off by orders of magnitude more
@@ -87,16 +86,6 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer  # slow import
 
     return AutoTokenizer.from_pretrained(folder)
-
-
-def resid_layer(hook_point: str, n_layers: int) -> int:
-    """The layer whose input is the residual at `hook_point` (`n_layers` stands for the input of the final norm).
-
-    Raises:
-        UserError: the model has no such hook point, or it is no residual between blocks; naming the nearest that are.
-    """
-    kind, block = locate(hook_point, n_layers, ("resid_pre", "resid_post"))
-    return block + (kind == "resid_post")
 
 
 def _largest_difference(bridge: Any, decoder: Decoder) -> float:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ..store.errors import UserError
 
-_HOOKS = {  # kind: the name within its block
+_HOOKS = {  # kind: the name within its block, in the order of computation
     "resid_pre": "hook_resid_pre",
-    "resid_mid": "hook_resid_mid",
-    "resid_post": "hook_resid_post",
-    "mlp_out": "hook_mlp_out",
-    "attn_out": "hook_attn_out",
     "z": "attn.hook_z",
+    "attn_out": "hook_attn_out",
+    "resid_mid": "hook_resid_mid",
+    "mlp_out": "hook_mlp_out",
+    "resid_post": "hook_resid_post",
 }
 
 
@@ -52,6 +52,24 @@ class Site:
         """The first block that runs whole after a replacement; the number of blocks that must run to capture the value."""
         return self.layer + (self.kind not in ("resid_pre", "resid_post"))
 
+    def downstream(self, arch: Any) -> list[str]:
+        """Hook points that a replacement at the site changes, in the order of computation; each residual under one name.
+
+        A residual between two blocks is the `hook_resid_pre` of the second; after the last block it is `hook_resid_post`.
+        """
+        arch = _architecture(arch)
+        names = [f"blocks.{self.layer}.{_HOOKS[kind]}" for kind in ("resid_mid", "mlp_out")] if self.in_block else []
+        for block in range(self.resume, arch.n_layers):
+            names += [f"blocks.{block}.{_HOOKS[kind]}" for kind in _kinds(arch) if kind != "resid_post"]
+        names.append(residual_before(arch.n_layers, arch.n_layers))
+        return [name for name in names if name not in (self.name, self.canonical(arch))]
+
+    def canonical(self, arch: Any) -> str:
+        """The name of the same value in `downstream`."""
+        if self.kind == "resid_post":
+            return residual_before(self.layer, _architecture(arch).n_layers)
+        return self.name
+
     @classmethod
     def parse(cls, hook_point: str, arch: Any) -> Site:
         """The site named `hook_point` in a model; `arch` is its `Architecture`, or the record of one (a mapping).
@@ -61,8 +79,8 @@ class Site:
         Raises:
             UserError: the model has no such hook point, naming the nearest ones that it has.
         """
-        arch = SimpleNamespace(**arch) if isinstance(arch, Mapping) else arch
-        kinds = [kind for kind in _HOOKS if not (kind == "resid_mid" and arch.parallel)]
+        arch = _architecture(arch)
+        kinds = _kinds(arch)
         kind, block = locate(hook_point, arch.n_layers, kinds)
         stream = {"mlp_out": "resid_post", "attn_out": "resid_mid", "z": "resid_mid"}.get(kind, kind)
         if stream not in kinds:
@@ -74,6 +92,19 @@ class Site:
             d_in=arch.n_heads * arch.d_head if kind == "z" else arch.d_model,
             stream=f"blocks.{block}.{_HOOKS[stream]}",
         )
+
+
+def residual_before(layer: int, n_layers: int) -> str:
+    """The hook point of the residual that block `layer` reads; for `layer` = `n_layers` of the one after the last block."""
+    return f"blocks.{layer}.{_HOOKS['resid_pre']}" if layer < n_layers else f"blocks.{layer - 1}.{_HOOKS['resid_post']}"
+
+
+def _architecture(arch: Any) -> Any:
+    return SimpleNamespace(**arch) if isinstance(arch, Mapping) else arch
+
+
+def _kinds(arch: Any) -> list[str]:
+    return [kind for kind in _HOOKS if not (kind == "resid_mid" and arch.parallel)]
 
 
 def locate(hook_point: str, n_layers: int, kinds: Iterable[str]) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..lm.bridge import BridgeModel
 from ..lm.decoder import Decoder
-from ..lm.sites import Site
+from ..lm.sites import Site, residual_before
 from ..sae.base import SAE
 
 UNITS = {
@@ -111,7 +111,7 @@ def evaluate(
     of ratios is the paper's: 1 − ‖x − x̂‖²/‖x − batch mean‖² averaged over tokens, so it depends on `batch_rows`.
     """
     n_layers = model.arch.n_layers
-    later = list(range(site.layer + 1, n_layers + 1))
+    later = {layer: residual_before(layer, n_layers) for layer in range(site.layer + 1, n_layers + 1)}
     sums = Sums()
     fired = torch.zeros(sae.d_sae, dtype=torch.float64)
     activation = torch.zeros(sae.d_sae, dtype=torch.float64)
@@ -120,13 +120,13 @@ def evaluate(
         values = model.hook_values(tokens, dict.fromkeys([site.name, site.stream]))
         x, stream = values[site.name], values[site.stream]
         output, codes = sae(x)
-        clean, clean_at = model.continue_from(site, x, x, stream, capture=later)
-        new, new_at = model.continue_from(site, output, x, stream, capture=later)
+        clean, clean_at = model.continue_from(site, x, x, stream, capture=later.values())
+        new, new_at = model.continue_from(site, output, x, stream, capture=later.values())
         zero, _ = model.continue_from(site, torch.zeros_like(x), x, stream)
         for name, value in token_losses(model, clean, {"sae": new, "zero": zero}, tokens).items():
             sums.add(name, value)
-        for at in later:
-            sums.add(("mse", at), (new_at[at] - clean_at[at]).square().mean(dim=-1))
+        for layer, at in later.items():
+            sums.add(("mse", layer), (new_at[at] - clean_at[at]).square().mean(dim=-1))
         _add_reconstruction(sums, x, output, site.layer)
         sums.add("l0", (codes != 0).sum(dim=-1))
         sums.add("l1", codes.abs().sum(dim=-1))

@@ -34,7 +34,8 @@ def resample(
 
     Inputs are drawn with probability proportional to the square of their squared error. The decoder row becomes the unit
     vector of the input (minus b_dec under `pre_bias`), at the mean norm of the living rows; the encoder column the same
-    direction at 0.2 of the mean norm of the living columns; the biases 0; and the optimiser forgets their moments.
+    direction at 0.2 of the mean norm of the living columns; the biases and JumpReLU's thresholds 0; and the optimiser forgets
+    their moments.
     """
     count = int(dead.sum())
     if count == 0:
@@ -54,10 +55,10 @@ def resample(
     per_feature = [sae.b_enc]
     if isinstance(sae, GatedSAE):
         per_feature += [sae.b_mag, sae.r_mag]
+    if isinstance(sae, JumpReluSAE):
+        per_feature.append(sae.threshold)  # or it could keep the feature silent
     for parameter in per_feature:
         parameter[dead] = 0
-    if isinstance(sae, JumpReluSAE):
-        per_feature.append(sae.threshold)  # which keeps its value
     for key in ("exp_avg", "exp_avg_sq"):
         for parameter in (sae.W_dec, *per_feature):
             optimizer.state[parameter][key][dead] = 0

@@ -14,6 +14,8 @@ from ..sae.base import SAE
 from ..store.errors import UserError
 from ..store.files import human_bytes
 
+_KEPT_PER_BLOCK = 16  # times d_model per token: normalised inputs, queries, keys, values, outputs, and the MLP's inside twice
+_LOGIT_ROWS = 256  # whose logits exist at once
 _PROBE = 512  # rows and columns of the product that the time estimate is based on
 
 
@@ -25,22 +27,29 @@ def describe_run(spec: RunSpec, sae: SAE, source: Any, model: Any | None, n_step
         4 * n_parameters * (7 + 2 * bool(spec.training.weight_ema))
     )  # weights, and two checkpoints while one replaces the other
     return (
-        f"run {spec.name}: {n_steps:,} steps of {spec.training.batch_tokens:,} tokens; about {human_bytes(memory_needed(spec, source.d_in))} "
+        f"run {spec.name}: {n_steps:,} steps of {spec.training.batch_tokens:,} tokens; about {human_bytes(memory_needed(spec, source.d_in, model))} "
         f"of memory beside the model, {human_bytes(disk)} of disk, {_duration(seconds)} of matrix products (less once features are sparse)"
     )
 
 
-def memory_needed(spec: RunSpec, d_in: int) -> int:
-    """Bytes of a training step with dense codes: weights, gradients, two moments, and the batch's codes and inputs."""
+def memory_needed(spec: RunSpec, d_in: int, model: Any | None = None) -> int:
+    """Bytes of a training step with dense codes: weights, gradients, two moments, and the batch's codes and inputs.
+
+    Under an end-to-end objective also what `model`, whose own weights are not counted, keeps for its backward pass.
+    """
     settings = spec.training
     parameters = 2 * d_in * settings.d_sae + settings.d_sae + d_in
     copies = 4 + bool(settings.weight_ema)
     codes = settings.batch_tokens * settings.d_sae
-    return 4 * (copies * parameters + 4 * codes + 6 * settings.batch_tokens * d_in)
+    kept = 0
+    if model is not None and spec.objective != "local":
+        arch = model.arch
+        kept = _KEPT_PER_BLOCK * settings.batch_tokens * arch.d_model * arch.n_layers + 3 * _LOGIT_ROWS * arch.d_vocab
+    return 4 * (copies * parameters + 4 * codes + 6 * settings.batch_tokens * d_in + kept)
 
 
 @contextlib.contextmanager
-def out_of_memory(source: Any, specs: list[RunSpec]) -> Iterator[None]:
+def out_of_memory(source: Any, specs: list[RunSpec], model: Any | None = None) -> Iterator[None]:
     """Turn a lack of memory into a sentence that says what was needed.
 
     Raises:
@@ -51,7 +60,7 @@ def out_of_memory(source: Any, specs: list[RunSpec]) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "alloc" not in str(error):
             raise
-        needed = sum(memory_needed(spec, source.d_in) for spec in specs)
+        needed = sum(memory_needed(spec, source.d_in, model) for spec in specs)
         raise UserError(
             f"out of memory: {len(specs)} run(s) of {specs[0].training.d_sae:,} features with batches of {specs[0].training.batch_tokens:,} "
             f"tokens need about {human_bytes(needed)} beside the model while codes are dense; lower `batch_tokens` or `d_sae`, or train fewer "

@@ -19,7 +19,7 @@ from ..store.checkpoint import load_checkpoint, save_checkpoint
 from ..store.errors import UserError
 from ..store.seeds import derive_seed
 from .objective import CleanPass, coefficients, loss_terms, total
-from .schedule import lr_factor, sparsity_factor
+from .schedule import lr_factor, rewarm_factor, sparsity_factor
 
 _EXPLODED = 1e4  # times the first loss that was logged
 
@@ -45,7 +45,7 @@ class Member:
         self,
         spec: RunSpec,
         sae: SAE,
-        downstream: list[int],
+        downstream: list[str],
         n_steps: int,
         scale: float,
         variance: Tensor | None,
@@ -66,7 +66,8 @@ class Member:
         """One optimiser step on the values `x` at the hook point. L0 is counted in steps that are logged."""
         settings = self.spec.training
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * lr_factor(settings, step, self.n_steps)
+            factor = lr_factor(settings, step, self.n_steps) * rewarm_factor(settings, step, self._resample_at)
+            group["lr"] = settings.lr * factor
         dead = self._dead() if settings.dead_features not in ("none", "resample") else None
         terms, forward = loss_terms(self.sae, x, self.spec, clean, self.downstream, dead, self.scale, self.variance)
         loss = total(terms, self.weights, sparsity_factor(settings, step, self.n_steps), self.spec.objective == "finetune")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,24 +51,30 @@ def coefficients(spec: RunSpec) -> Coefficients:
     )
 
 
-def downstream_layers(spec: RunSpec, layer: int, n_layers: int) -> list[int]:
-    """Layers whose input residual is reconstructed downstream of block `layer`: the configured ones, or all after it.
+def downstream_hook_points(spec: RunSpec, site: Site, arch: Any) -> list[str]:
+    """Hook points that are reconstructed downstream of `site`: the configured ones, or the residuals before later blocks.
 
     Raises:
-        UserError: a configured layer is not downstream of the SAE, or there is none.
+        UserError: a configured hook point is not downstream of the SAE, or there is none.
     """
     if not coefficients(spec).in_to_orig or spec.objective not in ("e2e_ds", "finetune"):
         return []
-    possible = list(range(layer + 1, n_layers))
-    if spec.training.downstream_layers is not None:
-        chosen = sorted(set(spec.training.downstream_layers))
+    possible = site.downstream(arch)
+    if spec.training.downstream_hook_points is not None:
+        given = {Site.parse(name, arch).canonical(arch): name for name in spec.training.downstream_hook_points}
+        wrong = [name for canonical, name in given.items() if canonical not in possible]
+        chosen = [name for name in possible if name in given]
     else:
-        chosen = possible[: spec.training.downstream_next]
-    if not chosen or not set(chosen) <= set(possible):
-        raise UserError(
-            f"`downstream_layers` of run {spec.name} is {chosen}, but the layers after {spec.hook_point} in this model are {possible}; "
-            "choose among them."
+        wrong = []
+        chosen = [name for name in possible if name.endswith("hook_resid_pre")][: spec.training.downstream_next]
+    if wrong or not chosen:
+        fault = (
+            f"`downstream_hook_points` of run {spec.name} names {wrong[0]}"
+            if wrong
+            else f"run {spec.name} has objective `{spec.objective}`"
         )
+        after = f"what depends on {spec.hook_point} in this model is {', '.join(possible) or 'nothing'}"
+        raise UserError(f"{fault}, but {after}; choose `downstream_hook_points` among that, or another hook point for the SAE.")
     return chosen
 
 
@@ -82,19 +90,19 @@ class CleanPass:
     site: Site
     x: Float[Tensor, "rows context d_in"]
     stream: Float[Tensor, "rows context d_model"]
-    capture: list[int]
+    capture: list[str]
     hidden: Float[Tensor, "rows context d_model"] = field(init=False)
-    residuals: dict[int, Tensor] = field(init=False)
+    values: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         with torch.no_grad():
-            last, self.residuals = self.run(self.x)
+            last, self.values = self.run(self.x)
             self.hidden = self.model.final_norm(last)
 
     def run(
-        self, replacement: Float[Tensor, "rows context d_in"], capture: list[int] | None = None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """The residual after the last block, and those before the layers `capture`, with `replacement` at the hook point."""
+        self, replacement: Float[Tensor, "rows context d_in"], capture: list[str] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The residual after the last block, and the values at the hook points `capture`, with `replacement` at the hook point."""
         return self.model.continue_from(self.site, replacement, self.x, self.stream, self.capture if capture is None else capture)
 
 
@@ -137,7 +145,7 @@ def loss_terms(
     x: Float[Tensor, "B d_in"],
     spec: RunSpec,
     clean: CleanPass | None = None,
-    downstream: list[int] | tuple[int, ...] = (),
+    downstream: Sequence[str] = (),
     dead: Bool[Tensor, " d_sae"] | None = None,
     scale: float = 1.0,
     variance: Tensor | None = None,
@@ -185,16 +193,19 @@ def auxk_k(settings: TrainingConfig, d_in: int) -> int:
 
 
 def _end_to_end(
-    sae: SAE, step: Forward, stats: tuple[Tensor, Tensor] | None, scale: float, clean: CleanPass, downstream: list[int]
+    sae: SAE, step: Forward, stats: tuple[Tensor, Tensor] | None, scale: float, clean: CleanPass, downstream: Sequence[str]
 ) -> dict[str, Tensor]:
     """KL of the logits and downstream reconstruction; summed over nested prefixes where the architecture has such."""
     totals: dict[str, Tensor] = {}
     for output in step.outputs:
         spliced = sae.denormalise(output, stats) / scale if scale != 1.0 else sae.denormalise(output, stats)
-        new, residuals = clean.run(spliced.view_as(clean.x), list(downstream))
-        terms = {"logits_kl": losses.logits_kl(clean.model.final_norm(new), clean.hidden, clean.model.W_U, clean.model.b_U)}
+        new, values = clean.run(spliced.view_as(clean.x), list(downstream))
+        model = clean.model
+        terms = {
+            "logits_kl": losses.logits_kl(model.final_norm(new), clean.hidden, model.W_U, model.b_U, soft_cap=model.soft_cap)
+        }
         if downstream:
-            terms["in_to_orig"] = losses.downstream_mse(residuals, clean.residuals)
+            terms["in_to_orig"] = losses.downstream_mse(values, clean.values)
         totals = {name: totals.get(name, 0.0) + value for name, value in terms.items()}
     return totals
 

@@ -35,7 +35,7 @@ from ..store.provenance import environment
 from ..store.seeds import derive_seed
 from .estimate import describe_run, out_of_memory
 from .member import Member, RunFolder, StepResult
-from .objective import CleanPass, downstream_layers
+from .objective import CleanPass, downstream_hook_points
 
 
 @dataclass
@@ -81,35 +81,40 @@ def train_together(
     The activations are read, and the model runs without an SAE, once for all runs of equal seed and batch. Each run ends
     with the same bytes as if it were trained alone. The state lives in the jobs' scratch folders until then; an
     interrupted run continues from its last checkpoint and ends with the same bytes as an uninterrupted one: batches are a
-    function of the step, so the data position is the step itself.
+    function of the step, so the data position is the step itself. A run whose loss fails stops; the others finish, and are
+    published with the next call that finds it mended or gone.
 
     Raises:
         UserError: bad settings or data, a loss that is no longer finite, or too little memory.
         Interrupted: a signal arrived; checkpoints were written.
     """
     data = _Data(jobs, activations, cache_folder, model_folder, corpus_folder, device)
-    with out_of_memory(data.source, [job.spec for job in jobs]):
+    with out_of_memory(data.source, [job.spec for job in jobs], data.model):
         runs = [_prepare(job, data, device) for job in jobs]
     stop = _StopOnSignal()
     n_steps = max(run.member.n_steps for run in runs)
     first = min(run.first for run in runs)
     bar = tqdm(total=n_steps, initial=first, unit="step", disable=not progress, mininterval=1.0)
-    with stop, bar, out_of_memory(data.source, [job.spec for job in jobs]):
+    with stop, bar, out_of_memory(data.source, [job.spec for job in jobs], data.model):
         for step in range(first, n_steps):
             data.forget()
             for run in runs:
-                if run.first <= step < run.member.n_steps:
+                if run.first <= step < run.member.n_steps and run.fault is None:
                     _step(run, step, data, bar)
             bar.update()
+            if all(run.fault for run in runs):
+                break
             if stop.requested:
                 for run in runs:
-                    if run.result is not None:  # else its checkpoint is already further
-                        done = min(step + 1, run.member.n_steps)
-                        run.folder.check(done, run.result)
-                        run.folder.save(done)
+                    run.save(min(step + 1, run.member.n_steps))
+                _raise_faults(runs)
                 raise Interrupted(
                     f"{_names(jobs)} stopped at step {step + 1} of {n_steps}; the same command continues from there."
                 )
+        if any(run.fault for run in runs):
+            for run in runs:
+                run.save(run.member.n_steps)
+            _raise_faults(runs)
     for run in runs:
         _publish(run, data)
     for run in runs:  # only now: if one could not be published, all can be again
@@ -142,16 +147,19 @@ class _Data:
         self._device = torch.device(device)
         self._reader = ThreadPoolExecutor(1) if reading != device else None
         self._ahead: dict[tuple, Future] = {}
-        self.n_layers = self.record["arch"]["n_layers"]
         end_to_end = [job.spec for job in jobs if job.spec.objective != "local"]
         self.model: Decoder | BridgeModel | None = load_model(model_folder, device) if end_to_end else None
-        self.capture = sorted({layer for spec in end_to_end for layer in downstream_layers(spec, self.site.layer, self.n_layers)})
+        self.capture = list(dict.fromkeys(name for spec in end_to_end for name in self.downstream(spec)))
         self._held: dict[tuple, Any] = {}
         self._statistics: dict[int, Tensor] = {}
 
     def forget(self) -> None:
         """Drop what was computed for the last step."""
         self._held.clear()
+
+    def downstream(self, spec: RunSpec) -> list[str]:
+        """Hook points that the run reconstructs downstream."""
+        return downstream_hook_points(spec, self.site, self.record["arch"])
 
     def offset(self, spec: RunSpec) -> int:
         """Runs of different seeds start at different places of the stored shuffle; so does a run that continues another."""
@@ -210,7 +218,30 @@ class _Run:
     folder: RunFolder
     first: int
     result: StepResult | None = None
+    fault: UserError | None = None
     started: float = field(default_factory=time.monotonic)
+
+    def save(self, done: int) -> None:
+        """A checkpoint after `done` steps, unless the run failed or its checkpoint is already further."""
+        if self.fault is None and self.result is not None and self.check(done):
+            self.folder.save(done)
+
+    def check(self, done: int) -> bool:
+        """Whether the run is sound after `done` steps; if not, it takes no further step."""
+        try:
+            self.folder.check(done, self.result)
+        except UserError as fault:
+            self.fault = fault
+        return self.fault is None
+
+
+def _raise_faults(runs: list[_Run]) -> None:
+    """Raise what stopped runs, if any did; the others have their checkpoints."""
+    faults = [run.fault for run in runs if run.fault is not None]
+    if faults:
+        kept = len(runs) - len(faults)
+        others = f" The {kept} other(s) of this job lost nothing." if kept else ""
+        raise UserError(" ".join(str(fault) for fault in faults) + others)
 
 
 def _prepare(job: Job, data: _Data, device: str) -> _Run:
@@ -238,13 +269,12 @@ def _prepare(job: Job, data: _Data, device: str) -> _Run:
             sample = sae.normalise(data.sample(settings.statistics_tokens).cpu() * scale)[0]
         initialise(sae, settings, generator, sample)
     sae = sae.to(device).train()
-    downstream = downstream_layers(spec, data.site.layer, data.n_layers) if spec.objective != "local" else []
     offset = data.offset(spec)
 
     def more(step: int) -> Tensor:
         return source.tokens(offset + (step + 1) * settings.batch_tokens, settings.statistics_tokens).to(device)
 
-    member = Member(spec, sae, downstream, n_steps, scale, variance, more)
+    member = Member(spec, sae, data.downstream(spec), n_steps, scale, variance, more)
     start = job.start_from and sha256_file(job.start_from / "sae_weights.safetensors")
     identity = content_hash({"spec": spec.model_dump(), "data": source.manifest, "fingerprint": job.fingerprint, "start": start})
     folder = RunFolder(job.scratch, identity, member)
@@ -283,8 +313,10 @@ def _step(run: _Run, step: int, data: _Data, bar: tqdm) -> None:
     torch.backends.cuda.matmul.allow_tf32 = settings.tf32
     run.result = member.step(step, *data.batch(spec, step))
     done = step + 1
+    at_checkpoint = done % settings.checkpoint_every == 0 and done < member.n_steps
+    if (member.logs(done) or at_checkpoint) and not run.check(done):  # a checkpoint must be one to go back to
+        return
     if member.logs(done):
-        folder.check(done, run.result)
         line = member.log_line(done, run.result)
         folder.write(line)
         rate = settings.batch_tokens * (done - run.first) / (time.monotonic() - run.started)
@@ -292,8 +324,7 @@ def _step(run: _Run, step: int, data: _Data, bar: tqdm) -> None:
             f"{spec.name}: loss {line['loss']:.4g}, L0 {line['l0']:.1f}, dead {line['dead_features']}, {rate:,.0f} tokens/s",
             refresh=False,
         )
-    if done % settings.checkpoint_every == 0 and done < member.n_steps:
-        folder.check(done, run.result)  # a checkpoint must be one to go back to
+    if at_checkpoint:
         folder.save(done)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from ..config.training import TrainingConfig
 
@@ -25,6 +26,21 @@ def lr_factor(settings: TrainingConfig, step: int, n_steps: int) -> float:
         progress = (step - start) / max(1, n_steps - start)
         return 1.0 if progress <= 0 else 1 + (final - 1) * progress
     return 1.0
+
+
+_REWARM_FROM = 0.1
+
+
+def rewarm_factor(settings: TrainingConfig, step: int, resampled: Collection[int]) -> float:
+    """Factor of the scheduled learning rate at `step` after resamplings before the steps `resampled`.
+
+    ½(1.1 − 0.9 cos πp), p the share of `resample_warmup_tokens` seen since the last one; then 1 (Rajamanoharan et al. 2024).
+    """
+    before = [at for at in resampled if at <= step]
+    seen = (step - max(before)) * settings.batch_tokens if before else math.inf
+    if seen >= settings.resample_warmup_tokens:
+        return 1.0
+    return _REWARM_FROM + (1 - _REWARM_FROM) * 0.5 * (1 - math.cos(math.pi * seen / settings.resample_warmup_tokens))
 
 
 def sparsity_factor(settings: TrainingConfig, step: int, n_steps: int) -> float:
