@@ -46,7 +46,8 @@ lint: install
 bench: install $(PEERS)/installed
 	$(BIN)/python tests/benchmarks/activation_reads.py --out results/benchmarks/activation_reads.json
 	$(BIN)/python tests/benchmarks/sampling.py --out results/benchmarks/sampling.json
-	$(BIN)/python tests/benchmarks/training.py --peers $(PEERS)/bin/python --threads 1 2 --out results/benchmarks/training.json
+	$(BIN)/python tests/benchmarks/training.py --peers $(PEERS)/bin/python --threads 1 2 --out results/benchmarks/training.json --cases relu topk gated topk_auxk
+	$(BIN)/python tests/benchmarks/training.py --threads 1 2 --out results/benchmarks/training_dense_start.json --cases relu_dense
 	$(BIN)/python tests/benchmarks/end_to_end.py --peers $(PEERS)/bin/python --threads 1 2 --out results/benchmarks/end_to_end.json
 	$(BIN)/python tests/benchmarks/together.py --out results/benchmarks/together.json
 	$(BIN)/python tests/benchmarks/gpu.py --out results/benchmarks/cuda.json

@@ -173,8 +173,13 @@ def make_model(arch: dict) -> Decoder:
 # correctness
 
 
+def residuals(start: int, stop: int) -> list[str]:
+    """Hook points of the residuals before the blocks `start` to `stop` − 1."""
+    return [f"blocks.{layer}.hook_resid_pre" for layer in range(start, stop)]
+
+
 def loss_and_gradients(
-    spec: RunSpec, sae: SAE, x: Tensor, model: Decoder | None, downstream: list[int]
+    spec: RunSpec, sae: SAE, x: Tensor, model: Decoder | None, downstream: list[str]
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss, and gradients by name, on x (rows, context, d_in); on the CPU in float64. Half of the features count as dead."""
     dead = None
@@ -201,7 +206,7 @@ def correctness(device: torch.device, sizes: Sizes) -> list[dict]:
     for case in CASES:
         end_to_end = CASES[case].get("objective") is not None
         language_model = model if end_to_end else None
-        downstream = list(range(sizes.layer + 1, sizes.gpt["n_layers"])) if end_to_end else []
+        downstream = residuals(sizes.layer + 1, sizes.gpt["n_layers"]) if end_to_end else []
         spec = run_spec(case, sizes.d_sae, sizes.batch, site)
         sae = make_sae(spec, x.float().flatten(0, 1))
         expected = loss_and_gradients(spec, copy.deepcopy(sae).double(), x, language_model, downstream)
@@ -258,7 +263,7 @@ def difference(
 # steps
 
 
-def make_steps(spec: RunSpec, x: Tensor, model: Decoder | None, downstream: list[int]) -> Callable[[], None]:
+def make_steps(spec: RunSpec, x: Tensor, model: Decoder | None, downstream: list[str]) -> Callable[[], None]:
     """One training step per call, as the trainer makes them, on x (rows, context, d_in)."""
     flat = x.flatten(0, -2).float()
     sae = make_sae(spec, flat)
@@ -299,7 +304,7 @@ def sync(device: torch.device, sizes: Sizes) -> list[dict]:
     context = sizes.gpt["n_ctx"]
     tokens = torch.randint(sizes.gpt["d_vocab"], (sizes.batch // context, context)).to(device)
     x = model.hook_values(tokens, [site])[site]
-    downstream = list(range(sizes.layer + 1, sizes.gpt["n_layers"]))
+    downstream = residuals(sizes.layer + 1, sizes.gpt["n_layers"])
     for case in CASES:
         end_to_end = CASES[case].get("objective") is not None
         for precision in ("float32", "bf16"):
@@ -440,7 +445,7 @@ def end_to_end(device: torch.device, sizes: Sizes) -> list[dict]:
     """e2e_ds in the precisions of SAE and language model; those that the package does not know are left out with a sentence."""
     arch = sizes.big_gpt
     site = f"blocks.{sizes.big_layer}.hook_resid_pre"
-    downstream = list(range(sizes.big_layer + 1, arch["n_layers"]))
+    downstream = residuals(sizes.big_layer + 1, arch["n_layers"])
     model = make_model(arch).to(device)
     tokens = torch.randint(arch["d_vocab"], (sizes.big_rows, arch["n_ctx"]), generator=torch.Generator().manual_seed(1))
     x = model.hook_values(tokens.to(device), [site])[site]

@@ -24,7 +24,7 @@ from workers import HERE, Command, medians, ratio, read_options, start, take_tur
 
 from saeworks.store.files import write_json
 
-CASES = ["relu", "topk", "gated", "topk_auxk"]
+CASES = ["relu", "topk", "gated", "topk_auxk", "relu_dense"]
 OURS, CEILING = "saeworks", "encoder product"
 PEERS = {
     "SAELens": Command(["sae_lens_worker.py"], peer=True),
@@ -34,7 +34,7 @@ PEERS = {
 }
 COMMANDS = {
     OURS: Command(["saeworks_worker.py"]),
-    "plain torch": Command(["plain_torch_worker.py"]),
+    **with_and_without_memory({"plain torch": Command(["plain_torch_worker.py"])}),
     CEILING: Command(["plain_torch_worker.py"]),
     **with_and_without_memory(PEERS),
 }

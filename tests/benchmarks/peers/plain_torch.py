@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from worker import BATCH, D_IN, D_SAE, DEAD, DEAD_SCALE, L1, LR, K, Step, bias_for_l0, mean_l0
 
-CASES = ["relu", "topk", "gated", "topk_auxk", "encoder_product"]
+CASES = ["relu", "relu_dense", "topk", "gated", "topk_auxk", "encoder_product"]
 
 
 def encoder_product(sample: Tensor) -> tuple[Step, Callable[[], float]]:
@@ -42,7 +42,7 @@ def make_step(case: str, sample: Tensor) -> tuple[Step, Callable[[], float]]:
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:
         product = (x - b_dec) @ w_enc
         pre = product + b_enc
-        if case == "relu":
+        if case.startswith("relu"):
             return pre.relu(), pre
         if case == "gated":
             return (pre > 0) * (product * r_mag.exp() + b_mag).relu(), pre
@@ -53,7 +53,7 @@ def make_step(case: str, sample: Tensor) -> tuple[Step, Callable[[], float]]:
         codes, pre = encode(x)
         out = codes @ w_dec + b_dec
         loss = (out - x).pow(2).sum(-1).mean()
-        if case == "relu":
+        if case.startswith("relu"):
             loss = loss + L1 * codes.sum(-1).mean()
         elif case == "gated":
             gate = pre.relu()

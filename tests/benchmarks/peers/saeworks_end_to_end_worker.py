@@ -54,7 +54,8 @@ def make_step(case: str, sample: Tensor) -> tuple[Step, Callable[[], float]]:
             getattr(sae, name).copy_(value)
         if not case.endswith(setting.DENSE):
             sae.b_enc.fill_(bias_for_l0(cached[sample].flatten(0, 1) @ sae.W_enc))
-    member = Member(spec, sae, setting.DOWNSTREAM if downstream else [], 1_000_000, 1.0, None, lambda step: cached[sample])
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in setting.DOWNSTREAM] if downstream else []
+    member = Member(spec, sae, names, 1_000_000, 1.0, None, lambda step: cached[sample])
     done = 0
 
     def step(rows: Tensor) -> Tensor:

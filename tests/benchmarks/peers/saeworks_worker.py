@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from worker import BATCH, D_IN, D_SAE, DEAD, DEAD_SCALE, LR, K, Step, bias_for_l0, keep_freed_memory, mean_l0, serve
 
-CASES = ["relu", "topk", "gated", "topk_auxk"]
+CASES = ["relu", "relu_dense", "topk", "gated", "topk_auxk"]
 _WINDOW = 10_000_000
 
 
@@ -21,7 +21,7 @@ def make_step(case: str, sample: Tensor) -> tuple[Step, Callable[[], float]]:
 
     topk = case.startswith("topk")
     settings = TrainingConfig(
-        architecture="topk" if topk else case,
+        architecture=case.split("_")[0],
         d_sae=D_SAE,
         decoder="renormalised",
         pre_bias=True,
@@ -41,7 +41,7 @@ def make_step(case: str, sample: Tensor) -> tuple[Step, Callable[[], float]]:
     sae = build_sae(D_IN, settings, spec.k)
     initialise(sae, settings, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        if not topk:
+        if case in ("relu", "gated"):
             sae.b_enc.fill_(bias_for_l0(sample @ sae.W_enc))
         if case == "gated":
             sae.b_mag.copy_(sae.b_enc)

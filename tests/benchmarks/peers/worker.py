@@ -30,6 +30,7 @@ BATCH = 4096
 K = 32
 L0_RANGE = (32, 64)
 L0_START = 49  # of the ReLU and gated SAEs, by their encoder bias
+DENSE_L0 = {"relu_dense": (0.4 * D_SAE, 0.6 * D_SAE)}  # as a ReLU SAE starts: half of the features on every token
 LR = 1e-6  # L0 and dead latents stay as they were put; a step takes the same time at every rate
 L1 = 1.0
 DEAD = D_SAE // 2  # in topk_auxk, the first so many latents count as dead in every step
@@ -104,7 +105,7 @@ def serve(
     """Import `modules`, say hello, then answer requests until standard input ends; the driver shows the note.
 
     Args:
-        l0_ranges: per case, where its mean L0 must stay; `L0_RANGE` for the others.
+        l0_ranges: per case, where its mean L0 must stay, instead of `DENSE_L0`; `L0_RANGE` for the others.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print goes to standard error
@@ -148,7 +149,7 @@ def serve(
                 seconds.append(time.perf_counter() - started)
                 cpu_seconds.append(time.process_time() - cpu_started)
             peak, after = _peak_mib(), l0()
-            low, high = (l0_ranges or {}).get(case, L0_RANGE)
+            low, high = (l0_ranges or DENSE_L0).get(case, L0_RANGE)
             for value in (before, after):
                 if not low <= value <= high:
                     raise ValueError(f"L0 {value:.1f} outside {low} to {high}")
