@@ -82,7 +82,7 @@ def _sentence(run: Path, root: Path) -> str:
 def test_a_session_reproduces_the_evaluation_of_the_run(experiment, name):
     session = saeworks.load_session(_run(experiment, name), experiment)
     tables = experiment / "results" / "tiny" / "tables" / "runs" / HOOK / name
-    for table, file in zip(session.evaluate(), ("fidelity", "features"), strict=True):
+    for table, file in zip(session.evaluate(), ("fidelity", "features", "tokens"), strict=True):
         stored = read_table(tables / f"{file}.parquet").drop(columns="run")
         assert list(table.columns) == list(stored.columns) and len(table) == len(stored)
         for column in table.columns:

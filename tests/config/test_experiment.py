@@ -498,3 +498,16 @@ def test_a_setting_of_the_block_that_one_group_uses_is_no_error():
     }
     specs = parse_experiment(_SMALL | {"runs": runs, "training": _SMALL["training"] | {"auxk_coeff": 0.5}}).run_specs()
     assert {spec.group: spec.training.auxk_coeff for spec in specs} == {"local": 1 / 32, "e2e": 1 / 32, "aux": 0.5}
+
+
+def test_agreement_is_studied_and_drawn_only_where_files_are_named():
+    plain, asked = (parse_experiment(_SMALL | more) for more in ({}, {"agreement": {"files": {"simple": "a.json"}}}))
+    assert {"pca", "embedding"} <= plain.studies().keys() and asked.studies().keys() - plain.studies().keys() == {"agreement"}
+    drawn = [experiment.figures.wanted(experiment.run_specs(), experiment.studies()) for experiment in (plain, asked)]
+    assert {"pca_ablation", "umap"} <= set(drawn[0])
+    assert set(drawn[1]) - set(drawn[0]) == {"agreement_table", "agreement_features"}
+
+
+def test_an_unknown_template_of_agreement_is_named():
+    with pytest.raises(UserError, match="agreement.files"):
+        parse_experiment(_SMALL | {"agreement": {"files": {"simpel": "a.json"}}})

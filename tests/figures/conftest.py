@@ -19,7 +19,47 @@ PATTERN = {
     "e2e_ds": (0.56, 0.90, 0.42, 2.0),
     "finetune": (0.58, 0.91, 0.5, 1.5),
 }
+# Norm of the output over that of the input; and the nearest cosine of local's features there, and back.
+NORM = {"local": 0.92, "e2e": 0.31, "e2e_ds": 0.56, "finetune": 0.9}
+FROM_LOCAL = {"e2e": 0.9, "e2e_ds": 0.85, "finetune": 0.9}
+TO_LOCAL = {"e2e": 0.5, "e2e_ds": 0.8, "finetune": 0.9}
 GAIN = {"relu": 1.0, "topk": 0.7, "gated": 0.85, "jumprelu": 0.75, "batch_topk": 0.65, "matryoshka_batch_topk": 0.8}  # of CE
+
+
+SWEPT = ("lr", "d_sae", "n_tokens", "downstream", "reconstruction_coeff")
+
+
+def with_sweep_columns(runs: pd.DataFrame) -> pd.DataFrame:
+    """The columns that say which runs differ in one setting alone, for runs of which none do."""
+    objective = runs["objective"]
+    starts = runs["run"].str.replace("/finetune", "/local")
+    return runs.assign(
+        reconstruction_coeff=objective.map({"local": 1.0, "finetune": 0.5}).fillna(0.0),
+        downstream=objective.map({"e2e_ds": "all"}).fillna(""),
+        start_from=starts.where(objective == "finetune"),
+        **{f"family_but_{key}": runs["family"] for key in SWEPT},
+    )
+
+
+def sweep_tables(tables: Path, column: str, values, objectives=None, ce_factor=0.8, l0_factor=1.1) -> Path:
+    """Turn the runs in `tables` into a sweep of `column`: each exists once per value, with ever lower loss and higher L0."""
+    frames = {name: pd.read_parquet(tables / f"{name}.parquet") for name in ("runs", "fidelity")}
+    chosen = frames["runs"]["objective"].isin(objectives or frames["runs"]["objective"].unique())
+    runs, others = frames["runs"][chosen], frames["runs"][~chosen]
+    fidelity = frames["fidelity"][frames["fidelity"]["run"].isin(runs["run"])]
+    new_runs, new_fidelity = [others], [frames["fidelity"][frames["fidelity"]["run"].isin(others["run"])]]
+    for rank, value in enumerate(values):
+        suffix = f"-{column}{value}"
+        family = runs["family"] + suffix
+        other = {f"family_but_{key}": family for key in SWEPT if key != column}
+        new_runs.append(
+            runs.assign(run=runs["run"] + suffix, settings=runs["settings"] + suffix, family=family, **other, **{column: value})
+        )
+        factor = fidelity["metric"].map({"ce_increase": ce_factor**rank, "l0": l0_factor**rank}).fillna(1.0)
+        new_fidelity.append(fidelity.assign(run=fidelity["run"] + suffix, value=fidelity["value"] * factor))
+    pd.concat(new_runs, ignore_index=True).to_parquet(tables / "runs.parquet")
+    pd.concat(new_fidelity, ignore_index=True).to_parquet(tables / "fidelity.parquet")
+    return tables
 
 
 def synthetic_tables(
@@ -59,6 +99,8 @@ def synthetic_tables(
                         alive_features=float(alive), alive_fraction=alive / 1024,
                     )  # fmt: skip
                     fidelity += [(run, metric, -1, "all", value, "", 131072) for metric, value in values.items()]
+                    for positions, ratio in (("first", 1.0), ("rest", NORM[objective])):
+                        fidelity.append((run, "l2_ratio", -1, positions, ratio, "1", 131072))
                     for measured in range(layer, n_layers + 1):
                         for positions, factor in (("all", 1.4), ("first", 40.0), ("rest", 1.0)):
                             value = 0.05 * mse_factor ** (1 / (1 + measured - layer)) * 1.4 ** (measured - layer) * factor
@@ -90,24 +132,13 @@ def synthetic_tables(
             interval = (difference, difference - 0.01, difference + 0.01)
             pair = (hook, "within_difference", chosen[a], chosen[b], "decoder", "alive", "both")
             geometry.append((*pair, *interval, np.nan, 660, 660))
-            for direction in ("a_to_b", "b_to_a", "both"):
-                geometry.append(
-                    (
-                        hook,
-                        "cross_objective",
-                        chosen[a],
-                        chosen[b],
-                        "decoder",
-                        "alive",
-                        direction,
-                        0.5,
-                        0.49,
-                        0.51,
-                        0.42,
-                        660,
-                        660,
-                    )
-                )
+            for direction, centre in (("a_to_b", 0.55), ("b_to_a", 0.45)):
+                cosines = np.clip(np.random.default_rng(1).normal(centre, 0.1, 660), -1, 1)
+                nearest += [(hook, "cross_objective", chosen[a], chosen[b], direction, i, c) for i, c in enumerate(cosines)]
+            there, back = (FROM_LOCAL[b], TO_LOCAL[b]) if a == "local" else (0.5, 0.5)
+            pair = (hook, "cross_objective", chosen[a], chosen[b], "decoder", "alive")
+            for direction, m in (("a_to_b", there), ("b_to_a", back), ("both", (there + back) / 2)):
+                geometry.append((*pair, direction, m, m - 0.01, m + 0.01, 0.42, 660, 660))
     of_runs = [
         "run", "group", "hook_point", "layer", "objective", "architecture", "sparsity_coeff", "k", "seed", "settings", "family",
         "d_in", "d_sae", "n_tokens", "lr",
@@ -115,7 +146,7 @@ def synthetic_tables(
     of_selection = ["criterion", "hook_point", "objective", "architecture", "run", "ce_increase", "spread"]
     of_nearest = ["hook_point", "comparison", "run_a", "run_b", "direction", "feature", "cosine"]
     frames = {
-        "runs": pd.DataFrame(runs, columns=of_runs).astype({"sparsity_coeff": float, "k": "Int64"}),
+        "runs": with_sweep_columns(pd.DataFrame(runs, columns=of_runs).astype({"sparsity_coeff": float, "k": "Int64"})).assign(model="toy"),
         "fidelity": pd.DataFrame(fidelity, columns=["run", "metric", "layer", "positions", "value", "unit", "n_tokens"]),
         "selection": pd.DataFrame(selection, columns=of_selection),
         "geometry": pd.DataFrame(
@@ -141,3 +172,42 @@ def make_tables(tmp_path):
         return synthetic_tables(tmp_path / name, **settings)
 
     return make
+
+
+def with_evaluation(tables: Path, outlier: float = 1.0, n_layers: int = 8) -> Path:
+    """Add what evaluation measures at each layer and token; `outlier` is the norm at position 0 over that at others."""
+    rng = np.random.default_rng(2)
+    frames = {name: pd.read_parquet(tables / f"{name}.parquet") for name in ("runs", "fidelity", "selection")}
+    runs, chosen = frames["runs"], frames["selection"]
+    overall = frames["fidelity"].query("positions == 'all' and layer == -1").pivot(index="run", columns="metric", values="value")
+    more, tokens = [], []
+    position = np.concatenate([np.zeros(20, np.int32), np.arange(1, 201, dtype=np.int32)])
+    for run in runs.itertuples():
+        ratio = NORM[run.objective]
+        for positions, cosine in (("first", 0.99), ("rest", ratio)):
+            more.append((run.run, "cosine_similarity", -1, positions, cosine))
+            more.append((run.run, "cosine_similarity_random_pairs", -1, positions, 0.35))
+        for layer, positions, kind in product(range(run.layer, n_layers + 1), ("all", "first", "rest"), ("", "_ln")):
+            value = (
+                {"all": 0.6, "first": np.nan, "rest": 0.5}[positions] * ratio + 0.03 * (layer - run.layer) + 0.1 * (kind == "_ln")
+            )
+            metric = f"explained_variance{kind}"
+            more.append((run.run, metric, layer, positions, value))
+            more.append((run.run, f"{metric}_mean_of_ratios", layer, positions, value - 0.2))
+            if layer == run.layer:
+                more.append((run.run, f"{metric}_swapped", layer, positions, 1 - 0.5 / ratio**3 + 0.1 * (kind == "_ln")))
+        norms = np.where(position == 0, 30.0 * outlier, rng.normal(30, 2, len(position)))
+        shrunk = norms * np.where(position == 0, 1.0, ratio + rng.normal(0, 0.02, len(position)))
+        cosines = np.where(position == 0, 0.99, np.clip(rng.normal(ratio, 0.05, len(position)), -1, 1))
+        values = {"position": position, "input_norm": norms, "output_norm": shrunk, "cosine": cosines}
+        tokens.append(pd.DataFrame({"run": run.run, **values}))
+    fidelity = pd.DataFrame(more, columns=["run", "metric", "layer", "positions", "value"]).assign(unit="1", n_tokens=131072)
+    selections = []
+    for criterion, metric in (("similar_ce", "ce_increase"), ("similar_l0", "l0"), ("similar_alive", "alive_features")):
+        value = chosen["run"].map(overall[metric])
+        selections.append(chosen.assign(criterion=criterion, value=value, tolerance=value.max() / value.min()))
+    runs.assign(grad_norm=0.25).to_parquet(tables / "runs.parquet")
+    pd.concat([frames["fidelity"], fidelity], ignore_index=True).to_parquet(tables / "fidelity.parquet")
+    pd.concat(selections, ignore_index=True).to_parquet(tables / "selection.parquet")
+    pd.concat(tokens, ignore_index=True).to_parquet(tables / "tokens.parquet")
+    return tables

@@ -335,6 +335,15 @@ def test_curve_ratios_find_the_pattern_that_was_put_in(make_tables):
 
 def test_claims_on_the_papers_pattern_and_on_its_opposite(make_tables):
     tables = make_tables()
+    # the densest of local and the sparsest of the others have equal CE increase, and local's has more alive features
+    names = {"local-c6": "local-c1", "e2e-c1.5": "e2e-c3", "e2e_ds-c20": "e2e_ds-c50"}
+    chosen = {f"blocks.4.hook_resid_pre/{old}-s0": f"blocks.4.hook_resid_pre/{new}-s0" for old, new in names.items()}
+    edit(tables, "selection", lambda t: t.replace(chosen))
+    edit(
+        tables,
+        "geometry",
+        lambda t: pd.concat([t, t[t["comparison"].isin(["cross_objective", "within_difference"])].replace(chosen)]),
+    )
     found = verdicts.claims(tables)
     assert set(found["verdict"]) == {verdicts.REPRODUCED}
     edit(tables, "runs", lambda t: t.assign(objective=t["objective"].replace({"local": "e2e", "e2e": "local"})))
@@ -442,8 +451,12 @@ def test_notebook_runs_to_equal_bytes_and_holds_no_trace_of_the_place(workplace)
     html = Path("first/n.html").read_text()
     assert len(re.findall('<img alt="[^"]{30,}" src="data:image/png;base64,', html)) == 4
     assert "<script" not in html and "<link" not in html
-    assert "14 reproduced, 0 not reproduced, 0 cannot be tested" in html
+    assert "18 reproduced, 2 not reproduced, 0 cannot be tested" in html
     executed = nbformat.read("first/n.ipynb", 4)
+    outputs = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
+    links = [re.search('src="([^"]*)"', data["text/html"])[1] for data in outputs if "<img" in data.get("text/html", "")]
+    assert len(links) == 4 and all(Path("first", link).is_file() for link in links)
+    assert "image/png" not in Path("first/n.ipynb").read_text()
     assert not any("papermill" in cell.metadata or "execution" in cell.metadata for cell in executed.cells)
     assert all(
         output.output_type != "error" and output.get("name") != "stderr"

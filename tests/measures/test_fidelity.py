@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.memory import largest_tensor
 from tests.tiny_pipeline import CONTEXT, D_MODEL, D_VOCAB, N_LAYERS, run_spec, tiny_decoder, write_model
 
 from saeworks.config.activations import ActivationsConfig
@@ -15,7 +16,7 @@ from saeworks.config.measures import EvaluationConfig
 from saeworks.config.training import TrainingConfig
 from saeworks.lm.sites import Site
 from saeworks.measures.evaluation import evaluate_run
-from saeworks.measures.fidelity import UNITS, evaluate
+from saeworks.measures.fidelity import UNITS, evaluate, sampled_tokens
 from saeworks.measures.tables import read_table
 from saeworks.sae.init import initialise
 from saeworks.sae.relu import ReluSAE
@@ -79,6 +80,7 @@ class _Literal:
         self.ce = {name: np.zeros((len(tokens), tokens.shape[1] - 1)) for name in ("clean", "sae", "zero")}
         self.kl = {name: np.zeros(tokens.shape) for name in ("sae", "zero")}
         self.mse = {at: np.zeros(tokens.shape) for at in range(site.layer, N_LAYERS + 1)}
+        self.pairs = {at: np.zeros((2, *tokens.shape, D_MODEL)) for at in self.mse}  # changed and clean residual
         weights = {name: p.numpy() for name, p in sae.named_parameters()}
         directions = weights["W_dec"] / np.sqrt((weights["W_dec"] ** 2).sum(axis=1, keepdims=True))
         for r, row in enumerate(tokens):
@@ -92,6 +94,7 @@ class _Literal:
             streams = {name: _residuals(model, row, {site.name: value}, {}) for name, value in put.items()} | {"clean": clean}
             for at in range(site.layer, N_LAYERS + 1):
                 pair = (self.out[r], x) if at == site.layer else (streams["sae"][at][0].numpy(), clean[at][0].numpy())
+                self.pairs[at][:, r] = pair
                 self.mse[at][r] = ((pair[0] - pair[1]) ** 2).sum(axis=1) / D_MODEL
             probabilities = {}
             for name, residuals in streams.items():
@@ -125,7 +128,7 @@ _HOOK_POINTS = [
 def both(request, model):
     """`(layer, fidelity, features, literal)` at the bottom, in the middle and at the top of the model, and inside blocks."""
     site = _site(request.param)
-    fidelity, features = evaluate(_sae(), model, site, _tokens(), 2)
+    fidelity, features, _ = evaluate(_sae(), model, site, _tokens(), 2)
     return site.layer, fidelity, features, _Literal(_sae(), model, site, _tokens())
 
 
@@ -170,6 +173,14 @@ def test_sparsity_norms_and_angles(both):
     _assert_means(_values(table, "cosine_similarity"), (literal.x * literal.out).sum(axis=-1) / size / out)
 
 
+def test_the_cosine_of_random_pairs_is_the_mean_over_all_pairs(both):
+    _, table, _, literal = both
+    for name, place in _PLACES.items():
+        x, out = (v[:, place].reshape(-1, D_MODEL) for v in (literal.x, literal.out))
+        cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a in x for b in out]
+        assert _values(table, "cosine_similarity_random_pairs")[name] == pytest.approx(np.mean(cosines), rel=1e-9)
+
+
 def test_explained_variance_is_the_ratio_of_sums_about_the_mean_of_those_positions(both):
     _, table, _, literal = both
     for name, place in _PLACES.items():
@@ -188,6 +199,83 @@ def test_the_paper_s_explained_variance_is_the_mean_of_ratios_about_each_batch_s
     values = _values(table, "explained_variance_mean_of_ratios")
     _assert_means(values, ratios)
     assert abs(values["all"] - _values(table, "explained_variance")["all"]) > 1e-3  # the two differ
+
+
+def _as_is(vector: np.ndarray) -> np.ndarray:
+    return vector
+
+
+def _standardised(vector: np.ndarray) -> np.ndarray:
+    centred = vector - vector.mean()
+    return centred / np.sqrt((centred**2).mean() + 1e-5)
+
+
+@pytest.mark.parametrize(("kind", "change"), [("", _as_is), ("_ln", _standardised)])
+def test_explained_variance_at_every_layer_by_both_definitions(both, kind, change):
+    layer, table, _, literal = both
+    metric = f"explained_variance{kind}"
+    assert sorted(set(table[table["metric"] == metric]["layer"]) - {-1}) == list(range(layer, N_LAYERS + 1))
+    for at, (new, clean) in literal.pairs.items():
+        new, clean = (np.apply_along_axis(change, -1, side) for side in (new, clean))
+        _assert_means(_values(table, f"{metric}_mean_of_ratios", at), _ratios(new, clean))
+        for name, place in _PLACES.items():
+            a, b = (side[:, place].reshape(-1, D_MODEL) for side in (new, clean))
+            expected = 1 - ((a - b) ** 2).sum() / ((b - b.mean(axis=0)) ** 2).sum()
+            assert _values(table, metric, at)[name] == pytest.approx(expected, rel=1e-7), (at, name)
+        if at == layer:
+            _assert_means(_values(table, f"{metric}_swapped", at), _ratios(clean, new))
+    assert set(table[table["metric"] == f"{metric}_swapped"]["layer"]) == {layer}
+
+
+def _ratios(new: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Explained variance of each token about the mean of its batch of two rows."""
+    ratios = np.zeros((_ROWS, _POS))
+    for start in range(0, _ROWS, 2):
+        mean = clean[start : start + 2].mean(axis=(0, 1))
+        for r in range(start, min(start + 2, _ROWS)):
+            for t in range(_POS):
+                ratios[r, t] = 1 - ((new[r, t] - clean[r, t]) ** 2).sum() / ((clean[r, t] - mean) ** 2).sum()
+    return ratios
+
+
+def test_under_no_layer_are_those_at_the_site(both):
+    layer, table, _, _ = both
+    for metric in ("explained_variance", "explained_variance_mean_of_ratios"):
+        assert _values(table, metric) == _values(table, metric, layer)
+
+
+def test_sampled_tokens_have_their_own_norms_and_cosines(model):
+    for site in (_site(), _site("blocks.1.attn.hook_z")):
+        literal = _Literal(_sae(), model, site, _tokens())
+        for batch_rows in (2, 5):
+            _, _, tokens = evaluate(_sae(), model, site, _tokens(), batch_rows, 12)
+            picked = sampled_tokens(_ROWS, _POS, 12)
+            assert len(tokens) == 14 and tokens["position"].tolist() == (picked % _POS).tolist()
+            for token, row in zip(picked, tokens.itertuples(), strict=True):
+                x, out = (v.reshape(-1, D_MODEL)[token] for v in (literal.x, literal.out))
+                cosine = x @ out / np.sqrt((x @ x) * (out @ out))
+                expected = (np.sqrt(x @ x), np.sqrt(out @ out), cosine)
+                assert (row.input_norm, row.output_norm, row.cosine) == pytest.approx(expected, rel=1e-6)
+            assert set(tokens.dtypes.astype(str)) == {"int32", "float32"}
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_positions", "n", "first", "later"),
+    [(50, 20, 100, 10, 100), (50, 20, 1, 1, 1), (4, 20, 2000, 4, 76), (3, 1, 10, 1, 0), (7, 9, 0, 0, 0)],
+)
+def test_a_tenth_as_many_tokens_are_sampled_at_position_0(n_rows, n_positions, n, first, later):
+    picked = sampled_tokens(n_rows, n_positions, n)
+    assert (picked % n_positions == 0).sum() == first and (picked % n_positions != 0).sum() == later
+    assert (np.diff(picked) > 0).all() and (picked >= 0).all() and (picked < n_rows * n_positions).all()
+    assert (picked == sampled_tokens(n_rows, n_positions, n)).all()
+
+
+def test_sampled_tokens_lie_anywhere():
+    counts = np.zeros((8, 5))
+    for n_rows in range(4, 9):  # the draw depends on the shape
+        picked = sampled_tokens(n_rows, 5, 12)
+        counts[picked // 5, picked % 5] += 1
+    assert (counts[:4, 1:].sum(axis=1) > 0).all() and (counts[:, 1:].sum(axis=0) > 0).all()
 
 
 def test_features_count_their_firing_tokens(both):
@@ -220,32 +308,40 @@ def test_every_row_has_a_unit_and_its_number_of_tokens(both):
 
 
 def test_results_do_not_depend_on_the_batch_but_for_the_mean_of_ratios(model):
-    first, features = evaluate(_sae(), model, _site(), _tokens(), 1)
-    second, same = evaluate(_sae(), model, _site(), _tokens(), 100)
+    first, features, _ = evaluate(_sae(), model, _site(), _tokens(), 1)
+    second, same, _ = evaluate(_sae(), model, _site(), _tokens(), 100)
     close = np.isclose(first["value"], second["value"], rtol=1e-9)
-    assert set(first["metric"][~close]) == {"explained_variance_mean_of_ratios"}
+    assert set(first["metric"][~close]) == {
+        f"explained_variance{kind}{by}" for kind in ("", "_ln") for by in ("_mean_of_ratios", "_swapped")
+    }
     np.testing.assert_allclose(features["mean_activation"], same["mean_activation"], rtol=1e-9)
 
 
+def test_activations_are_not_copied_to_a_larger_type():
+    model, sae = tiny_decoder(), ReluSAE(D_MODEL, 4096, decoder="normalised")
+    initialise(sae, TrainingConfig(), torch.Generator().manual_seed(0))
+    dense = 4 * _ROWS * _POS * sae.d_sae
+    assert dense <= largest_tensor(lambda: evaluate(sae, model, _site(), _tokens(), _ROWS)) < 2 * dense
+
+
 def test_logits_in_several_parts_give_the_same(model, monkeypatch):
-    whole, _ = evaluate(_sae(), model, _site(), _tokens(), 4)
+    whole, _, _ = evaluate(_sae(), model, _site(), _tokens(), 4)
     monkeypatch.setattr("saeworks.measures.fidelity._LOGIT_ROWS", 5)
-    parts, _ = evaluate(_sae(), model, _site(), _tokens(), 4)
+    parts, _, _ = evaluate(_sae(), model, _site(), _tokens(), 4)
     np.testing.assert_allclose(parts["value"], whole["value"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_variance_at_a_position_that_never_varies_is_undefined(model, dtype):
-    table, _ = evaluate(_sae().to(dtype), model.to(dtype=dtype), _site(), _tokens(same_start=True), 2)
-    for metric in ("explained_variance", "explained_variance_mean_of_ratios"):
-        values = _values(table, metric)
-        assert math.isnan(values["first"]) and math.isfinite(values["rest"]) and math.isfinite(values["all"])
-    assert table.set_index(["metric", "positions"])["value"].isna().sum() == 2
+    table, _, _ = evaluate(_sae().to(dtype), model.to(dtype=dtype), _site(), _tokens(same_start=True), 2)
+    undefined = table["metric"].str.startswith("explained_variance") & (table["positions"] == "first")
+    assert table[undefined]["value"].isna().all() and np.isfinite(table[~undefined]["value"]).all()
+    assert (table["layer"] >= 1)[undefined].sum() == 2 * (2 * N_LAYERS + 1)
 
 
 def test_float32_models_give_the_float64_values_to_single_precision(model):
-    exact, _ = evaluate(_sae(), model, _site(), _tokens(), 2)
-    single, _ = evaluate(_sae().float(), model.to(dtype=torch.float32), _site(), _tokens(), 2)
+    exact, _, _ = evaluate(_sae(), model, _site(), _tokens(), 2)
+    single, _, _ = evaluate(_sae().float(), model.to(dtype=torch.float32), _site(), _tokens(), 2)
     np.testing.assert_allclose(single["value"], exact["value"], rtol=2e-3)
 
 
@@ -256,7 +352,7 @@ def test_a_perfect_sae_recovers_everything(model):
         def __call__(self, x):
             return x, torch.ones(*x.shape[:-1], 3, dtype=x.dtype)
 
-    table, features = evaluate(Identity(), model, _site(), _tokens(), 2)
+    table, features, _ = evaluate(Identity(), model, _site(), _tokens(), 2)
     expected = {"ce_increase": 0, "ce_recovered": 1, "kl": 0, "kl_recovered": 1, "explained_variance": 1, "l2_ratio": 1, "l0": 3}
     for metric, value in expected.items():
         assert _values(table, metric) == pytest.approx(dict.fromkeys(_PLACES, value), abs=1e-12)
@@ -264,14 +360,15 @@ def test_a_perfect_sae_recovers_everything(model):
 
 
 def test_a_silent_sae_is_measured(model):
-    table, features = evaluate(_sae(bias=1e6), model, _site(), _tokens(), 2)
+    table, features, _ = evaluate(_sae(bias=1e6), model, _site(), _tokens(), 2)
     assert _values(table, "l0")["all"] == 0 and _values(table, "alive_features")["all"] == 0
     assert not features["alive"].any() and (features["mean_activation"] == 0).all()
-    assert np.isfinite(table["value"]).all()
+    constant = table["metric"].str.endswith("_swapped")  # the output, whose variance is in the denominator
+    assert table[constant]["value"].isna().all() and np.isfinite(table[~constant]["value"]).all()
 
 
 def test_rows_of_two_tokens_have_no_cross_entropy_after_the_first(model):
-    table, _ = evaluate(_sae(), model, _site(), _tokens()[:, :2], 2)
+    table, _, _ = evaluate(_sae(), model, _site(), _tokens()[:, :2], 2)
     values = _values(table, "ce")
     assert math.isnan(values["rest"]) and values["first"] == values["all"]
     assert math.isfinite(_values(table, "kl")["rest"])
@@ -287,14 +384,24 @@ def run_folder(tmp_path_factory, tiny_model, tiny_corpus):
 
 def test_a_run_is_evaluated_on_held_out_rows(tmp_path, run_folder, tiny_model, tiny_corpus):
     evaluate_run(EvaluationConfig(batch_rows=3), "tiny-run", run_folder, tiny_model, tiny_corpus, tmp_path, "cpu")
-    fidelity, features = (read_table(tmp_path / f"{name}.parquet") for name in ("fidelity", "features"))
-    assert set(fidelity["run"]) == set(features["run"]) == {"tiny-run"}
+    fidelity, features, tokens = (read_table(tmp_path / f"{name}.parquet") for name in ("fidelity", "features", "tokens"))
+    assert set(fidelity["run"]) == set(features["run"]) == set(tokens["run"]) == {"tiny-run"}
+    assert len(tokens) == 10 * CONTEXT
     assert set(fidelity.query("positions == 'all' and metric == 'kl'")["n_tokens"]) == {
         10 * CONTEXT
     }  # the eval rows, not the training rows
-    evaluate_run(EvaluationConfig(n_tokens=3 * CONTEXT + 2), "tiny-run", run_folder, tiny_model, tiny_corpus, tmp_path, "cpu")
+    evaluate_run(
+        EvaluationConfig(n_tokens=3 * CONTEXT + 2, sample_tokens=10),
+        "tiny-run",
+        run_folder,
+        tiny_model,
+        tiny_corpus,
+        tmp_path,
+        "cpu",
+    )
     fewer = read_table(tmp_path / "fidelity.parquet")
     assert set(fewer.query("positions == 'all' and metric == 'kl'")["n_tokens"]) == {3 * CONTEXT}
+    assert len(read_table(tmp_path / "tokens.parquet")) == 11
 
 
 def test_asking_for_more_than_is_held_out_is_one_sentence(tmp_path, run_folder, tiny_model, tiny_corpus):

@@ -266,6 +266,19 @@ def test_the_cosines_of_alive_decoder_features_are_kept_one_by_one(compared):
     assert len(nearest) == 5 * (5 + 2 * 2)
 
 
+def test_across_objectives_cosines_are_kept_of_pairs_that_are_both_selected():
+    runs = _runs()
+    dictionaries = _dictionaries(runs)
+    _, nearest = compare(runs, dictionaries, _CONFIG, selected={"l-c2-s0", "e-c1-s0", "l-c1-s1"})
+    across = nearest[nearest["comparison"] == "cross_objective"]
+    assert set(zip(across["run_a"], across["run_b"], strict=True)) == {("l-c2-s0", "e-c1-s0")}
+    a, b = (dictionaries[run].rows("decoder", "alive") for run in ("l-c2-s0", "e-c1-s0"))
+    for direction, expected in (("a_to_b", _literal(a, b)), ("b_to_a", _literal(b, a))):
+        found = across[across["direction"] == direction]
+        assert found["feature"].tolist() == [0, 2, 3, 5, 7]
+        assert found["cosine"].tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_dictionaries_with_no_or_one_living_feature_have_no_value_where_there_is_none():
     runs = _runs().iloc[[0, 1, 3]]
     alive = {"l-c1-s0": [], "l-c1-s1": [3], "e-c1-s0": [1, 4, 6]}
@@ -298,8 +311,8 @@ def test_the_same_run_under_two_names_is_no_pair_of_seeds():
 
 
 def test_the_stage_reads_runs_and_their_living_features_from_disk(tmp_path):
-    runs = _runs().iloc[[0, 1]]
-    other = runs.assign(run=["x", "y"], hook_point="blocks.2.hook_resid_pre")
+    runs = _runs().iloc[[0, 1, 3]]
+    other = runs.assign(run=["x", "y", "z"], hook_point="blocks.2.hook_resid_pre")
     write_table(pd.concat([runs, other]), tmp_path / "tables" / "runs.parquet")
     features, saes = [], {}
     for i, run in enumerate(runs["run"]):
@@ -310,18 +323,23 @@ def test_the_stage_reads_runs_and_their_living_features_from_disk(tmp_path):
         features.append(pd.DataFrame({"run": run, "feature": range(9), "alive": [f % (i + 2) > 0 for f in range(9)]}))
     shuffled = pd.concat(features).sample(frac=1, random_state=0)
     write_table(shuffled, tmp_path / "tables" / "features.parquet")
+    criteria = ["similar_ce", "similar_ce", "similar_l0", "similar_l0"]
+    selection = pd.DataFrame({"criterion": criteria, "run": ["l-c1-s0", "e-c1-s0", "l-c1-s1", "e-c1-s0"]})
+    write_table(selection, tmp_path / "tables" / "selection.parquet")
     geometry(_CONFIG, "blocks.1.hook_resid_pre", tmp_path / "saes", tmp_path / "tables", tmp_path / "out")
     table, nearest = (read_table(tmp_path / "out" / f"{name}.parquet") for name in ("geometry", "nearest"))
     assert set(table["run_a"]) == set(runs["run"])
     rows = table.query("comparison == 'cross_seed' and features == 'alive' and direction == 'a_to_b'").set_index("directions")
-    alive = [[f for f in range(9) if f % (i + 2) > 0] for i in range(2)]
-    decoders = [saes[run].dictionary().detach()[a] for run, a in zip(runs["run"], alive, strict=True)]
-    encoders = [saes[run].W_enc.detach().T[a] for run, a in zip(runs["run"], alive, strict=True)]
+    alive = [[f for f in range(9) if f % (i + 2) > 0] for i in range(3)]
+    decoders = [saes[run].dictionary().detach()[a] for run, a in zip(runs["run"][:2], alive[:2], strict=True)]
+    encoders = [saes[run].W_enc.detach().T[a] for run, a in zip(runs["run"][:2], alive[:2], strict=True)]
     assert rows.loc["decoder", "value"] == pytest.approx(np.mean(_literal(*decoders)), abs=1e-5)
     assert rows.loc["encoder", "value"] == pytest.approx(np.mean(_literal(*encoders)), abs=1e-5)
     assert nearest[nearest["comparison"] == "within"].groupby("run_a")["feature"].apply(list).to_dict() == dict(
         zip(runs["run"], alive, strict=True)
     )
+    across = nearest[nearest["comparison"] == "cross_objective"]
+    assert set(zip(across["run_a"], across["run_b"], strict=True)) == {("l-c1-s0", "e-c1-s0")}
 
 
 @pytest.mark.parametrize("sizes", [(400,), (300, 500)])

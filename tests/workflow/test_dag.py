@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
-from .conftest import REPOSITORY, assert_same_results, call, planned, snakemake
+from saeworks.config.experiment import parse_experiment
 
-FIGURES = ["cross_seed", "pareto", "residual_mse", "within_dictionary"]
-AFTER_TABLES = {"geometry": 2, "geometry_tables": 1, "braun2024": 1, **dict.fromkeys(FIGURES, 1)}
+from .conftest import REPOSITORY, TINY, assert_same_results, call, planned, snakemake
+
+EXPERIMENT = parse_experiment(yaml.safe_load(TINY.read_text()))
+FIGURES = sorted(set(EXPERIMENT.figures.wanted(EXPERIMENT.run_specs(), EXPERIMENT.studies())) - {"wall_clock"})
+OF_GEOMETRY = ["within_dictionary", "cross_seed", "cross_objective", "within_by_run"]
+OF_GEOMETRY += ["encoder_decoder", "firing_agreement", "direction_of_maximum"]
+AFTER_TABLES = {"geometry": 2, **dict.fromkeys(["geometry_tables", "braun2024", "timing", "wall_clock", *FIGURES], 1)}
+for study in EXPERIMENT.studies():
+    AFTER_TABLES |= {study: 2, f"{study}_tables": 1}
 
 
 def test_the_whole_pipeline_gives_every_artefact(finished):
@@ -20,9 +28,15 @@ def test_the_whole_pipeline_gives_every_artefact(finished):
     for name in FIGURES:
         assert (results / "figures" / f"{name}.png").stat().st_size > 5000
         assert "<svg" in (results / "figures" / f"{name}.svg").read_text()[:500]
-    for name in ("runs", "fidelity", "features", "selection", "geometry", "nearest"):
+    assert (results / "timing" / "wall_clock.png").stat().st_size > 5000
+    timing = pd.read_parquet(results / "timing" / "timing.parquet")
+    assert set(timing["job"]) == {"alone"} and (timing["seconds"] > 0).all()
+    for name in ("runs", "fidelity", "selection", "geometry", "matching", "pca_correlation", "firing"):
         table = pd.read_parquet(results / "tables" / f"{name}.parquet")
         assert len(table) == len(pd.read_csv(results / "tables" / f"{name}.csv")) > 0
+    for name in ("features", "nearest", "matches", "tokens", "firing_features"):
+        assert len(pd.read_parquet(results / "tables" / f"{name}.parquet")) > 0
+        assert not (results / "tables" / f"{name}.csv").exists()
     assert "data:image/png;base64" in (results / "notebooks" / "braun2024.html").read_text()
     runs = pd.read_parquet(results / "tables" / "runs.parquet")
     assert set(runs["objective"]) == {"local", "e2e", "e2e_ds", "finetune"}
@@ -76,7 +90,7 @@ def test_a_sparsity_coefficient_trains_that_run_alone_and_redoes_what_follows(wo
         (
             "geometry.seed",
             3,
-            {"geometry": 2} | dict.fromkeys(("geometry_tables", "within_dictionary", "cross_seed", "braun2024"), 1),
+            {"geometry": 2} | dict.fromkeys(["geometry_tables", "braun2024", *OF_GEOMETRY], 1),
         ),
         ("activations.seed", 5, {"activation_cache": 1, "train": 7, "evaluate": 7, "tables": 1, **AFTER_TABLES}),
         ("figures.pareto.x_scale", "log", {"pareto": 1, "braun2024": 1}),
@@ -194,7 +208,7 @@ def test_the_report_builds(finished, tmp_path):
     assert report.stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("name", ["config", "gpt2-small", "tinystories-1m", "novels-1m"])
+@pytest.mark.parametrize("name", ["config", "seeds", "sweeps", "gpt2-small", "gpt2-small-sweeps", "tinystories-1m", "novels-1m"])
 def test_every_configuration_file_passes_a_dry_run(tmp_path, name):
     model = tmp_path / "data" / "models" / "novels-1m"
     model.mkdir(parents=True)

@@ -18,7 +18,7 @@ def tables(shared, tmp_path_factory):
 
 
 def _table(tables) -> pd.DataFrame:
-    fidelity = pd.read_parquet(tables / "fidelity.parquet").query("positions == 'all' and metric != 'mse'")
+    fidelity = pd.read_parquet(tables / "fidelity.parquet").query("positions == 'all' and layer == -1")
     wide = fidelity.pivot(index="run", columns="metric", values="value")
     return pd.read_parquet(tables / "runs.parquet").set_index("run").join(wide)
 

@@ -16,6 +16,7 @@ from snakemake.exceptions import WorkflowError
 
 from saeworks.config.base import parse as parse_settings
 from saeworks.config.experiment import PretrainExperiment, parse_experiment
+from saeworks.config.measures import table_files
 from saeworks.config.model import local_files
 from saeworks.store.errors import UserError
 from saeworks.store.files import canonical_json, content_hash, sha256_file
@@ -55,10 +56,15 @@ if "pretrain" not in config:
     CORPUS = f"data/corpora/{EXPERIMENT.experiment}/{EXPERIMENT.corpus_key()}"
     CACHE = f"data/activations/{EXPERIMENT.activations_key()}"
     RUNS = {f"{spec.hook_point}/{spec.name}": spec for spec in EXPERIMENT.run_specs()}
-    FIGURES = EXPERIMENT.figures.wanted(list(RUNS.values()))
+    STUDIES = EXPERIMENT.studies()
+    FIGURES = EXPERIMENT.figures.wanted(list(RUNS.values()), STUDIES)
+    FIGURES.remove("wall_clock")  # rule of its own, see timing.smk
     CORPUS_FINGERPRINT = content_hash([block(EXPERIMENT.model), block(EXPERIMENT.corpus), code_hash("lm.corpus", "lm.prepare")], 16)
     TRAINING_CODE = code_hash("training.run")
-    TABLES = ["runs", "fidelity", "features", "selection", "geometry", "nearest"]
+    GEOMETRY_TABLES = ["geometry", "nearest", "matching", "matches"]
+    RUN_TABLES = ["runs", "fidelity", "features", "tokens", "selection"]
+    TABLES = RUN_TABLES + GEOMETRY_TABLES
+    TABLES += [name for study in STUDIES.values() for name in study.tables]
 
 
 def source_files():
@@ -74,12 +80,12 @@ def source_files():
 sha256 = cache(sha256_file)
 
 
-def is_current(fingerprint, outputs):
-    """Whether all `outputs` exist and the last, a JSON record, names `fingerprint` and the source files at hand."""
+def is_current(fingerprint, outputs, further=()):
+    """Whether all `outputs` exist and the last, a JSON record, names `fingerprint` and the source files, also `further` ones, at hand."""
     if not all(Path(name).exists() for name in outputs):
         return False
     record = json.loads(Path(outputs[-1]).read_text())
-    sources = {name: sha256(name) for name in source_files() if Path(name).exists()}
+    sources = {name: sha256(name) for name in [*source_files(), *further] if Path(name).exists()}
     return record.get("fingerprint") == fingerprint and sources.items() <= record.get("sources", {}).items()
 
 
@@ -146,7 +152,36 @@ def trained_together(wildcards):
 
 def evaluation_files(wildcards):
     folder = f"{RESULTS}/tables/runs/{wildcards.hook_point}/{wildcards.run}"
-    return [f"{folder}/{name}" for name in ("fidelity.parquet", "features.parquet", "evaluation.json")]
+    return [f"{folder}/{name}" for name in ("fidelity.parquet", "features.parquet", "tokens.parquet", "evaluation.json")]
+
+
+def study_files(study):
+    folder = f"{RESULTS}/tables/{study}/{{hook_point}}"
+    return [*(f"{folder}/{name}.parquet" for name in STUDIES[study].tables), f"{folder}/{study}.json"]
+
+
+def study_fingerprint(study):
+    """Identity of a study's tables: its settings and code, and what the selection of runs depends on."""
+    runs = [evaluation_fingerprint(run_wildcards(run)) for run in RUNS]
+    return content_hash([runs, block(STUDIES[study]), code_hash("measures.collect", f"measures.{study}")], 16)
+
+
+def study_upstream(study, hook_point):
+    """The prepared model, the corpus and the study's own files, unless its tables are current."""
+    own = list((getattr(STUDIES[study], "files", None) or {}).values())
+    outputs = [name.format(hook_point=hook_point) for name in study_files(study)]
+    current = is_current(study_fingerprint(study), outputs, own)
+    return [] if current else [f"{MODEL}/manifest.json", f"{CORPUS}/manifest.json", *own]
+
+
+def training_records():
+    """Benchmark records of the training jobs; a current run that has none is not trained again for it."""
+    records = {run: f"{RESULTS}/benchmarks/train/{run}.tsv" for run in RUNS}
+    return [
+        record
+        for run, record in records.items()
+        if Path(record).exists() or not is_current(run_fingerprint(run_wildcards(run)), run_files(run_wildcards(run)))
+    ]
 
 
 def targets():
@@ -163,4 +198,9 @@ def targets():
         print(f"saeworks: not in the configuration any more, delete before `dvc commit`: {', '.join(left)}", file=sys.stderr)
     figures = [f"{RESULTS}/figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
     tables = [f"{RESULTS}/tables/{name}.parquet" for name in TABLES]
-    return tables + figures + [f"{RESULTS}/notebooks/braun2024.html"]
+    expected = {*figures, *(f"{RESULTS}/tables/{file}" for name in TABLES for file in table_files(name))}
+    stored = {str(path) for folder in ("figures", "tables") for path in Path(RESULTS, folder).glob("*.*")}
+    if left := sorted(stored - expected):
+        print(f"saeworks: not made by this configuration, delete before `dvc commit`: {', '.join(left)}", file=sys.stderr)
+    times = [f"{RESULTS}/timing/wall_clock.{kind}" for kind in ("svg", "png")]
+    return tables + figures + times + [f"{RESULTS}/notebooks/braun2024.html"]

@@ -15,6 +15,7 @@ rule evaluate:
     output:
         fidelity=f"{RESULTS}/tables/runs/{{hook_point}}/{{run}}/fidelity.parquet",
         features=f"{RESULTS}/tables/runs/{{hook_point}}/{{run}}/features.parquet",
+        tokens=f"{RESULTS}/tables/runs/{{hook_point}}/{{run}}/tokens.parquet",
         record=f"{RESULTS}/tables/runs/{{hook_point}}/{{run}}/evaluation.json",
     log:
         f"logs/{EXPERIMENT.experiment}/evaluate/{{hook_point}}/{{run}}.log",
@@ -36,10 +37,10 @@ rule evaluate:
 
 rule tables:
     input:
-        evaluations=[f"{RESULTS}/tables/runs/{run}/{name}.parquet" for run in RUNS for name in ("fidelity", "features")],
-        runs=[f"{RESULTS}/saes/{run}/{name}" for run in RUNS for name in ("manifest.json", "cfg.json")],
+        evaluations=[f"{RESULTS}/tables/runs/{run}/{name}.parquet" for run in RUNS for name in ("fidelity", "features", "tokens")],
+        runs=[f"{RESULTS}/saes/{run}/{name}" for run in RUNS for name in ("manifest.json", "cfg.json", "log.jsonl")],
     output:
-        [f"{RESULTS}/tables/{name}.{kind}" for name in ("runs", "fidelity", "features", "selection") for kind in ("parquet", "csv")],
+        [f"{RESULTS}/tables/{file}" for name in RUN_TABLES for file in table_files(name)],
     log:
         f"logs/{EXPERIMENT.experiment}/tables.log",
     conda:
@@ -56,10 +57,10 @@ rule geometry:
     input:
         runs=f"{RESULTS}/tables/runs.parquet",
         features=f"{RESULTS}/tables/features.parquet",
+        selection=f"{RESULTS}/tables/selection.parquet",
         saes=lambda wc: [f"{RESULTS}/saes/{run}/sae_weights.safetensors" for run in RUNS if run.startswith(f"{wc.hook_point}/")],
     output:
-        f"{RESULTS}/tables/geometry/{{hook_point}}/geometry.parquet",
-        f"{RESULTS}/tables/geometry/{{hook_point}}/nearest.parquet",
+        [f"{RESULTS}/tables/geometry/{{hook_point}}/{name}.parquet" for name in GEOMETRY_TABLES],
     log:
         f"logs/{EXPERIMENT.experiment}/geometry/{{hook_point}}.log",
     conda:
@@ -76,9 +77,9 @@ rule geometry:
 
 rule geometry_tables:
     input:
-        [f"{RESULTS}/tables/geometry/{hook}/{name}.parquet" for hook in EXPERIMENT.hook_points() for name in ("geometry", "nearest")],
+        [f"{RESULTS}/tables/geometry/{hook}/{name}.parquet" for hook in EXPERIMENT.hook_points() for name in GEOMETRY_TABLES],
     output:
-        [f"{RESULTS}/tables/{name}.{kind}" for name in ("geometry", "nearest") for kind in ("parquet", "csv")],
+        [f"{RESULTS}/tables/{file}" for name in GEOMETRY_TABLES for file in table_files(name)],
     log:
         f"logs/{EXPERIMENT.experiment}/geometry_tables.log",
     conda:

@@ -23,6 +23,7 @@ rule braun2024:
         code=code_hash("figures.notebook", "figures.verdicts"),
         notebook=notebook_hash("braun2024"),
         experiment=EXPERIMENT.experiment,
+        drawn=",".join(FIGURES),
     shell:
         "saeworks notebook --name braun2024 --tables $(dirname {input.tables[0]})"
-        " --figures $(dirname {input.figures[0]}) --experiment {params.experiment} --out-ipynb {output.ipynb} --out-html {output.html} > {log} 2>&1"
+        " --figures $(dirname {input.figures[0]}) --drawn {params.drawn} --experiment {params.experiment} --out-ipynb {output.ipynb} --out-html {output.html} > {log} 2>&1"

@@ -54,9 +54,11 @@ class Session:
         wanted = self.evaluation.n_tokens
         return np.asarray(rows if wanted is None else rows[: max(1, wanted // rows.shape[1])])
 
-    def evaluate(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The run's tables `(fidelity, features)`, computed again; columns as in `measures.fidelity.evaluate`."""
-        return evaluate(self.sae, self.model, self.site, self.held_out(), self.evaluation.batch_rows)
+    def evaluate(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """The run's tables `(fidelity, features, tokens)`, computed again; columns as in `measures.fidelity.evaluate`."""
+        return evaluate(
+            self.sae, self.model, self.site, self.held_out(), self.evaluation.batch_rows, self.evaluation.sample_tokens
+        )
 
 
 def load_session(run: str | Path, experiment_root: str | Path = ".", device: str = "cpu") -> Session:

@@ -158,13 +158,18 @@ def _union(name: str, field: FieldInfo, members: list[type[BaseModel]]) -> str:
 def _siblings(name: str, model: type[BaseModel]) -> str:
     blocks = {key: _models(field.annotation)[0] for key, field in model.model_fields.items()}
     first, *others = blocks.values()
-    shared = [k for k in first.model_fields if all(k in other.model_fields and _same(first, other, k) for other in others)]
+    # most: a block may give a key that all have a meaning of its own, which comes with its own keys then
+    shared = [k for k in first.model_fields if 2 * sum(_same(first, other, k) for other in others) > len(others)]
+    shared = [k for k in shared if all(k in other.model_fields for other in others)]
     names = _either(blocks)
-    parts = [f"Keys that all of them have (`<name>` is {names}):\n", _table(_rows(first, f"{name}.<name>.", only=shared))]
+    common = "Keys that all of them have, with this meaning unless they come again below"
+    parts = [f"{common} (`<name>` is {names}):\n", _table(_rows(first, f"{name}.<name>.", only=shared))]
     parts.append("And of each alone:\n")
     rows = []
     for key, block in blocks.items():
-        rows += _rows(block, f"{name}.{key}.", only=[k for k in block.model_fields if k not in shared])
+        rows += _rows(
+            block, f"{name}.{key}.", only=[k for k in block.model_fields if k not in shared or not _same(first, block, k)]
+        )
     return "\n".join([*parts, _table(rows)])
 
 

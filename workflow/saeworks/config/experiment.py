@@ -11,8 +11,8 @@ from ..store.files import content_hash
 from .activations import ActivationsConfig
 from .base import Frozen, parse
 from .corpus import CorpusConfig, SampledCorpus
-from .figures import FiguresConfig
-from .measures import EvaluationConfig, GeometryConfig
+from .figures import FiguresConfig, SeedPairsFigure
+from .measures import AgreementConfig, EmbeddingConfig, EvaluationConfig, FiringConfig, GeometryConfig, PcaConfig, StudyConfig
 from .model import ModelConfig, Name, model_label
 from .pretrain import PretrainConfig
 from .recipes import PRESETS, settings_without_effect
@@ -70,6 +70,10 @@ class Experiment(Frozen):
     runs: Annotated[dict[Name, RunGroup], Field(min_length=1)] = Field(description="Run groups by name.")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on held-out rows.")
     geometry: GeometryConfig = Field(default_factory=GeometryConfig, description="Comparison of dictionaries.")
+    pca: PcaConfig = Field(default_factory=PcaConfig, description="Principal directions of the activations.")
+    firing: FiringConfig = Field(default_factory=FiringConfig, description="Tokens that the features of two seeds fire on.")
+    agreement: AgreementConfig = Field(default_factory=AgreementConfig, description="Subject-verb agreement.")
+    embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig, description="UMAP of pairs of dictionaries.")
     figures: FiguresConfig = Field(default_factory=FiguresConfig, description="Figures, one block each.")
 
     @field_validator("runs")
@@ -151,6 +155,13 @@ class Experiment(Frozen):
         """Hook points of all runs, or of those that run the model, each once, in the order of the file."""
         specs = [spec for spec in self.run_specs() if not end_to_end or spec.objective != "local"]
         return list(dict.fromkeys(spec.hook_point for spec in specs))
+
+    def studies(self) -> dict[str, StudyConfig]:
+        """The studies that the experiment has, by the names of their blocks."""
+        blocks = {name: getattr(self, name) for name in type(self).model_fields}
+        given = {name: block for name, block in blocks.items() if isinstance(block, StudyConfig) and block.given}
+        several_seeds = SeedPairsFigure.applies(self.run_specs())
+        return {name: block for name, block in given.items() if several_seeds or not block.needs_seeds}
 
     def model_key(self) -> str:
         """Folder name of the prepared model: its label and a hash of its settings."""

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from PIL import Image
 
 from ..config.base import parse
 from ..config.figures import FigureStyle
@@ -104,6 +105,15 @@ def save(figure: Figure, stem: Path | str, dpi: int) -> None:
         for kind, metadata in nameless.items():
             with atomic_path(f"{stem}.{kind}") as partial:
                 figure.savefig(partial, format=kind, dpi=dpi, metadata=metadata)
+                if kind == "png":
+                    _shrink(partial, dpi)
+
+
+def _shrink(png: Path, dpi: int) -> None:
+    """Write the image again in 256 colours: a third of the bytes, and no difference that one could see."""
+    with Image.open(png) as image:
+        reduced = image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    reduced.save(png, format="png", optimize=True, dpi=(dpi, dpi))
 
 
 def read_table(tables: Path, name: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -187,6 +197,12 @@ def look(config: FigureStyle, objective: str, rank: int = 0) -> dict[str, Any]:
     """Colour and marker of an objective's kind number `rank` in the figure, and its dashes after the first."""
     marker = _FURTHER_MARKERS[(rank - 1) % len(_FURTHER_MARKERS)] if rank else MARKERS[objective]
     return {"color": colour(config, objective), "marker": marker, "linestyle": _DASHES[rank % len(_DASHES)]}
+
+
+def looks_of(config: FigureStyle, frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
+    """The `look` of each kind of `frame`, in the papers' order."""
+    present = kinds(frame)
+    return {kind: look(config, kind[0], [k for k in present if k[0] == kind[0]].index(kind)) for kind in present}
 
 
 def colour(config: FigureStyle, objective: str) -> str:

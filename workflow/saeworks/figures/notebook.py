@@ -8,7 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape as html_escape
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from ipykernel.kernelspec import get_kernel_dict
@@ -68,8 +70,15 @@ class _FileSockets(AsyncKernelManager):
         return _socket()
 
 
-def run_notebook(source: str, tables: str, figures: str, experiment: str, out_ipynb: str, out_html: str) -> None:
+def run_notebook(
+    source: str, tables: str, figures: str, experiment: str, out_ipynb: str, out_html: str, drawn: list[str] | None = None
+) -> None:
     """Execute notebook `source` on the folders `tables` and `figures`; write it to `out_ipynb`, and as one file to `out_html`.
+
+    The HTML holds the figures; the notebook links those in the folder `figures`.
+
+    Args:
+        drawn: names of the figures that the experiment has; by default those in the folder.
 
     Folders inside the working directory are passed relative to it, so no path of this computer enters the output.
 
@@ -79,29 +88,31 @@ def run_notebook(source: str, tables: str, figures: str, experiment: str, out_ip
     for path in (source, tables, figures):
         if not Path(path).exists():
             raise UserError(f"{path} is missing; run the stage that makes it, or fetch it with `dvc pull`.")
-    parameters = {"experiment": experiment, "tables": _relative(tables), "figures": _relative(figures)}
+    drawn = sorted(path.stem for path in Path(figures).glob("*.png")) if drawn is None else drawn
+    parameters = {"experiment": experiment, "tables": _relative(tables), "figures": _relative(figures), "drawn": drawn}
     notebook = _execute(source, parameters)
     _strip(notebook, parameters)
     exporter = HTMLExporter(
         embed_images=True, extra_loaders=[DictLoader({"saeworks.html.j2": _TEMPLATE})], template_file="saeworks.html.j2"
     )
     html, _ = exporter.from_notebook_node(notebook)
+    _link_figures(notebook, Path(os.path.relpath(figures, Path(out_ipynb).parent)).as_posix())
     with atomic_path(out_ipynb) as partial:
         nbformat.write(notebook, partial)
     with atomic_path(out_html) as partial:
         partial.write_text(html, encoding="utf-8")
 
 
-def main(name: str, tables: str, figures: str, experiment: str, out_ipynb: str, out_html: str) -> None:
-    """Entry point of the stage: `name` is a notebook of workflow/notebooks."""
-    run_notebook(str(notebook_path(name)), tables, figures, experiment, out_ipynb, out_html)
+def main(name: str, tables: str, figures: str, drawn: str, experiment: str, out_ipynb: str, out_html: str) -> None:
+    """Entry point of the stage: `name` is a notebook of workflow/notebooks, `drawn` the figures, comma-separated."""
+    run_notebook(str(notebook_path(name)), tables, figures, experiment, out_ipynb, out_html, drawn.split(","))
 
 
 def _relative(path: str) -> str:
     return Path(os.path.relpath(path)).as_posix()
 
 
-def _execute(source: str, parameters: dict[str, str]) -> NotebookNode:
+def _execute(source: str, parameters: dict[str, Any]) -> NotebookNode:
     with _own_kernel():
         # The system limits the path of a socket file; it ends in "-" and a number.
         manager = _FileSockets if len(os.fsencode(_socket())) + 3 < (IPC_PATH_MAX_LEN or 0) else AsyncKernelManager
@@ -159,7 +170,7 @@ def _own_kernel() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _strip(notebook: NotebookNode, parameters: dict[str, str]) -> None:
+def _strip(notebook: NotebookNode, parameters: dict[str, Any]) -> None:
     """Remove what differs between two equal runs: times, random ids, paths and the interpreter's version."""
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": _KERNEL},
@@ -172,3 +183,13 @@ def _strip(notebook: NotebookNode, parameters: dict[str, str]) -> None:
             cell.id = "injected-parameters"
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
+
+
+def _link_figures(notebook: NotebookNode, figures: str) -> None:
+    """Replace the images of figures by links to their files in the folder `figures`."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            image = output.get("metadata", {}).get("image/png", {})
+            if "figure" in image:
+                link = f'<img src="{figures}/{image["figure"]}" alt="{html_escape(image["alt"])}" width="{image["width"]}">'
+                output.data, output.metadata = NotebookNode({"text/html": link}), NotebookNode()

@@ -30,6 +30,7 @@ from .cross_seed import seed_pairs
 REPRODUCED, NOT_REPRODUCED, UNTESTED = "reproduced", "not reproduced", "cannot be tested"
 _OF_PAPER = OBJECTIVES[:3]
 N_POINTS = 20  # as in the authors' analysis
+_SIMILAR = 1.5  # largest over smallest CE increase of runs that are compared as similar; the paper's differ by 1.16 at layer 6
 
 _GEOMETRY = [
     "hook_point", "comparison", "run_a", "run_b", "directions", "features", "direction", "value", "ci_low", "ci_high",
@@ -210,7 +211,7 @@ def _described(run: pd.DataFrame, among: pd.DataFrame) -> str:
 def claims(tables: Path) -> pd.DataFrame:
     """The paper's claims against this experiment, one row per claim and hook point, each tested on one architecture.
 
-    Columns: hook_point, claim, published, ours, low, high (NaN where there is none), interval (what low and high are), criterion,
+    Columns: hook_point, model, claim, published, ours, low, high (NaN where there is none), interval (what low and high are), criterion,
     verdict, note.
     """
     ratios = curve_ratios(tables).set_index(["hook_point", "objective", "quantity"])
@@ -220,17 +221,21 @@ def claims(tables: Path) -> pd.DataFrame:
     for hook_point in hook_points(runs):
         rows += _frontier_claims(hook_point, ratios)
         rows += _error_claims(hook_point, tables)
+        rows += _alive_claims(hook_point, tables)
+        rows += _norm_claims(hook_point, tables)
         rows += _within_claims(hook_point, tables)
         rows += _seed_claims(hook_point, tables)
+        rows += _cross_objective_claims(hook_point, tables)
     columns = ["hook_point", "claim", "published", "ours", "low", "high", "interval", "criterion", "verdict", "note"]
     table = pd.DataFrame(rows, columns=columns)
+    table.insert(1, "model", ", ".join(read_table(tables, "runs", ["model"])["model"].unique()))
     if runs["architecture"].nunique() > 1:
         table["note"] += "; " + table["hook_point"].map(compared).map(ARCHITECTURES).fillna("no") + " SAEs"
     return table
 
 
 def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """`claims` for a reader: hook point, claim, published, ours with its interval, what that is, criterion, verdict, note."""
+    """`claims` for a reader: hook point, model, claim, published, ours with its interval, what that is, criterion, verdict, note."""
 
     def with_interval(row: pd.Series) -> str:
         if np.isnan(row["ours"]):
@@ -279,8 +284,8 @@ def _frontier_claims(hook_point: str, ratios: pd.DataFrame) -> list[tuple]:
 def _error_claims(hook_point: str, tables: Path) -> list[tuple]:
     fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
     errors = fidelity[(fidelity["metric"] == "mse") & (fidelity["positions"] == "all")]
-    runs = _selected(tables, hook_point)["run"]
-    rows = []
+    selected = _selected(tables, hook_point)
+    runs, rows = selected["run"], []
     for above, below, at, claim, published, criterion in (
         ("e2e", "local", 0, "MSE of e2e over local at the SAE's layer", "≈ 29 (read off Fig. 2)", "above 1"),
         ("e2e", "local", -1, "MSE of e2e over local at the last layer", "≈ 11 (read off Fig. 2)", "above 1"),
@@ -290,15 +295,59 @@ def _error_claims(hook_point: str, tables: Path) -> list[tuple]:
             rows.append(_untested(hook_point, claim, published, criterion, "no runs at similar CE increase"))
             continue
         pair = [errors[errors["run"] == runs[objective]].set_index("layer")["value"] for objective in (above, below)]
-        layers = sorted(set(pair[0].index) & set(pair[1].index))
+        # the paper's last layer is the input of the last block, not its output
+        layers = sorted(set(pair[0].index) & set(pair[1].index))[:-1]
         if not layers:
             rows.append(_untested(hook_point, claim, published, criterion, "MSE was not measured"))
             continue
         ratio = pair[0][layers[at]] / pair[1][layers[at]]
         passed = ratio > 1 if criterion == "above 1" else ratio < 1
-        note = f"layer {layers[at]}, all positions"
+        note = f"layer {layers[at]}, all positions; {_increases(selected, above, below)}"
         rows.append((hook_point, claim, published, ratio, np.nan, np.nan, _NONE, criterion, _verdict(passed), note))
     return rows
+
+
+def _alive_claims(hook_point: str, tables: Path) -> list[tuple]:
+    metrics = read_metrics(tables, ["alive_features"]).set_index("run")["alive_features"]
+    runs = _selected(tables, hook_point)
+    published = {"e2e": (22, 26, "22k over 26k, Table 2"), "e2e_ds": (15, 26, "15k over 26k, Table 2")}
+    return [_over_local(hook_point, "alive features", metrics, runs, objective, *at) for objective, at in published.items()]
+
+
+def _norm_claims(hook_point: str, tables: Path) -> list[tuple]:
+    fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
+    ratios = fidelity[(fidelity["metric"] == "l2_ratio") & (fidelity["positions"] == "rest")].set_index("run")["value"]
+    runs = _selected(tables, hook_point)
+    claim = "norm of output over norm of input, positions after the first"
+    published = {"e2e": (0.31, 0.92, "0.31 over 0.92, Table 5"), "e2e_ds": (0.56, 0.92, "0.56 over 0.92, Table 5")}
+    return [_over_local(hook_point, claim, ratios, runs, objective, *at) for objective, at in published.items()]
+
+
+def _over_local(
+    hook_point: str,
+    what: str,
+    values: pd.Series,
+    selected: pd.DataFrame,
+    objective: str,
+    theirs: float,
+    of_local: float,
+    source: str,
+) -> tuple:
+    """The claim that `values` (by run) of an objective lie below local's at similar CE increase.
+
+    One run each has no interval, so a ratio just below 1 shows nothing: it must be nearer to the published one than to 1.
+    """
+    expected = theirs / of_local
+    claim, published = f"{what}: {LABELS[objective]} over local at similar CE increase", f"{expected:.2f} ({source})"
+    criterion = f"below {(1 + expected) / 2:.2f}, the middle between that and 1"
+    runs = selected["run"]
+    pair = [values.get(runs[kind], np.nan) if kind in runs.index else np.nan for kind in (objective, "local")]
+    if np.isnan(pair).any() or not pair[1]:
+        return _untested(hook_point, claim, published, criterion, "no runs at similar CE increase")
+    ratio, passed = pair[0] / pair[1], pair[0] / pair[1] < (1 + expected) / 2
+    note = f"{pair[0]:,.4g} over {pair[1]:,.4g}; {_increases(selected, objective, 'local')}"
+    note += "; below local's, by less" if not passed and ratio < 1 else ""
+    return (hook_point, claim, published, ratio, np.nan, np.nan, _NONE, criterion, _verdict(passed), note)
 
 
 def _within_claims(hook_point: str, tables: Path) -> list[tuple]:
@@ -325,8 +374,7 @@ def _within_claims(hook_point: str, tables: Path) -> list[tuple]:
         if np.isnan(low):
             rows.append(_untested(hook_point, claim, published, criterion, "too few alive features for an interval"))
             continue
-        spread = selected.loc[["local", other], "ce_increase"]
-        note = f"CE increases {spread.iloc[0]:.3f} and {spread.iloc[1]:.3f} nats"
+        note = _increases(selected, "local", other)
         rows.append((hook_point, claim, published, value, low, high, _FEATURES, criterion, _verdict(low > 0), note))
     return rows
 
@@ -359,11 +407,56 @@ def _seed_claims(hook_point: str, tables: Path) -> list[tuple]:
     return rows
 
 
+def _cross_objective_claims(hook_point: str, tables: Path) -> list[tuple]:
+    geometry = _decoder_geometry(tables)
+    geometry = geometry[(geometry["comparison"] == "cross_objective") & (geometry["hook_point"] == hook_point)]
+    selected = _selected(tables, hook_point)
+    runs = selected["run"]
+    rows, means = [], {}
+    for objective in ("e2e", "e2e_ds"):
+        if {objective, "local"} <= set(runs.index):
+            a, b = (geometry["run_a"], geometry["run_b"])
+            forth = (a == runs[objective]) & (b == runs["local"]) & (geometry["direction"] == "a_to_b")
+            back = (a == runs["local"]) & (b == runs[objective]) & (geometry["direction"] == "b_to_a")
+            found = geometry[forth | back].dropna(subset=["value", "ci_low"])
+            means |= {objective: found.iloc[0]} if len(found) else {}
+    claim, published = "nearest cosine from e2e to local: low", "low, with a group near 0 (no mean given)"
+    criterion = "interval below the middle between random directions and 1"
+    if "e2e" in means:
+        mean = means["e2e"]
+        passed = mean["ci_high"] < (1 + mean["random_baseline"]) / 2
+        numbers = (mean["value"], mean["ci_low"], mean["ci_high"])
+        note = f"random directions {mean['random_baseline']:.3f}; {_increases(selected, 'e2e', 'local')}"
+        rows.append((hook_point, claim, published, *numbers, _FEATURES, criterion, _verdict(passed), note))
+    else:
+        rows.append(_untested(hook_point, claim, published, criterion, "no runs at similar CE increase"))
+    claim, published = "nearest cosine to local: e2e+ds − e2e", "above 0 (no means given)"
+    criterion = "intervals apart, e2e+ds above"
+    if len(means) == 2:
+        one, other = means["e2e_ds"], means["e2e"]
+        numbers = (one["value"] - other["value"], np.nan, np.nan)
+        note = " and ".join(f"{mean['value']:.3f} [{mean['ci_low']:.3f}, {mean['ci_high']:.3f}]" for mean in (one, other))
+        note += f"; {_increases(selected, 'e2e_ds', 'e2e', 'local')}"
+        verdict = _verdict(one["ci_low"] > other["ci_high"])
+        rows.append((hook_point, claim, published, *numbers, "of each mean, in the note", criterion, verdict, note))
+    else:
+        rows.append(_untested(hook_point, claim, published, criterion, "no runs at similar CE increase"))
+    return rows
+
+
 def _selected(tables: Path, hook_point: str) -> pd.DataFrame:
-    """The runs at similar CE increase that the claims compare, by objective."""
+    """The runs at similar CE increase that the claims compare, by objective; none where they are not similar."""
     compared = of_one_architecture(read_runs(tables))["run"]
     selected = read_selection(tables)
-    return selected[selected["run"].isin(compared) & (selected["hook_point"] == hook_point)].set_index("objective")
+    selected = selected[selected["run"].isin(compared) & (selected["hook_point"] == hook_point)]
+    increases = selected.loc[selected["objective"].isin(_OF_PAPER), "ce_increase"]
+    similar = increases.max() <= _SIMILAR * increases.min()
+    return selected[similar & selected["objective"].notna()].set_index("objective")
+
+
+def _increases(selected: pd.DataFrame, *objectives: str) -> str:
+    """The CE increases of selected runs, for a note."""
+    return f"CE increases {', '.join(f'{value:.3f}' for value in selected.loc[list(objectives), 'ce_increase'])} nats"
 
 
 def _decoder_geometry(tables: Path) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def evaluate_run(
     device: str,
     fingerprint: str | None = None,
 ) -> None:
-    """Write `fidelity.parquet`, `features.parquet` and `evaluation.json` of the run in `run_folder` under `out`.
+    """Write `fidelity.parquet`, `features.parquet`, `tokens.parquet` and `evaluation.json` of the run in `run_folder` under `out`.
 
     Raises:
         UserError: the corpus has fewer held-out tokens than asked for, or the run was trained on another model.
@@ -47,8 +47,9 @@ def evaluate_run(
         )
     model = load_model(model_folder, device)
     site = Site.parse(spec["spec"]["hook_point"], model.arch)
-    fidelity, features = evaluate(load_sae(run_folder, device), model, site, np.asarray(rows[:wanted]), config.batch_rows)
-    for name, table in (("fidelity", fidelity), ("features", features)):
+    sae, used = load_sae(run_folder, device), np.asarray(rows[:wanted])
+    tables = evaluate(sae, model, site, used, config.batch_rows, config.sample_tokens)
+    for name, table in zip(("fidelity", "features", "tokens"), tables, strict=True):
         table.insert(0, "run", run)
         write_table(table, out / f"{name}.parquet", csv=False)
     corpus = read_json(corpus_folder / "manifest.json")

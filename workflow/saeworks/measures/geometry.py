@@ -5,22 +5,26 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from ..config.base import parse
 from ..config.measures import GeometryConfig
 from ..sae.formats import load_sae
 from ..store.seeds import derive_seed
+from .matching import SHARED_COSINE, one_to_one, shared
+from .resampling import ENOUGH_SEEDS, mean_interval, pair_interval, seed_groups
 from .tables import read_table, write_table
 
+TABLES = ("geometry", "nearest", "matching", "matches")
 COLUMNS = [
     "hook_point",
     "comparison",
@@ -37,6 +41,34 @@ COLUMNS = [
     "n_b",
     "n_resamples",
     "resampled",
+]
+MATCHING_COLUMNS = [
+    "hook_point",
+    "comparison",
+    "run_a",
+    "run_b",
+    "directions",
+    "features",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "random_baseline",
+    "n_a",
+    "n_b",
+    "n_pairs",
+    "n_resamples",
+    "resampled",
+]
+MATCHES_COLUMNS = [
+    "hook_point",
+    "run_a",
+    "run_b",
+    "feature",
+    "decoder_partner",
+    "decoder_cosine",
+    "encoder_partner",
+    "encoder_cosine",
 ]
 
 
@@ -63,51 +95,22 @@ def nearest_cosine(
     return tuple(torch.where(t.isinf(), math.nan, t.clamp(-1, 1)) for t in (forward, backward))
 
 
+@cache
 def random_baseline(n: int, m: int | None, d: int, seed: int) -> tuple[float, float]:
     """Mean of `nearest_cosine`, both directions, for seeded random unit dictionaries of n and m rows (m=None: within one)."""
-    generator = torch.Generator().manual_seed(derive_seed("random dictionary", seed, n, m, d))
-    a = torch.randn(n, d, generator=generator)
-    b = None if m is None else torch.randn(m, d, generator=generator)
-    forward, backward = nearest_cosine(a, b)
+    forward, backward = nearest_cosine(*_random_dictionaries(n, m, d, seed))
     return forward.mean().item(), backward.mean().item()
 
 
-def mean_interval(samples: tuple[np.ndarray, ...], config: GeometryConfig, purpose: str) -> tuple[float, float, float]:
-    """`(value, low, high)`: the mean of one sample, or the difference of the means of two, with a BCa bootstrap interval.
-
-    Features are resampled, independently in each sample (Efron and Tibshirani 1993, ch. 14). The jackknife of a mean has a
-    closed form, so the cost is linear in the number of features. Fewer than two features give an interval of NaN, equal ones
-    an interval of no width.
-    """
-    if any(len(sample) == 0 for sample in samples):
-        return math.nan, math.nan, math.nan
-    signs = (1.0, -1.0)[: len(samples)]
-    value = sum(sign * float(sample.mean()) for sign, sample in zip(signs, samples, strict=True))
-    if any(len(sample) < 2 for sample in samples):
-        return value, math.nan, math.nan
-    if all(np.ptp(sample) == 0 for sample in samples):
-        return value, value, value
-    generator = np.random.default_rng(derive_seed("bootstrap", config.seed, purpose))
-    resampled = sum(
-        sign * _resampled_means(sample, config.n_resamples, generator) for sign, sample in zip(signs, samples, strict=True)
-    )
-    below = ((resampled < value).mean() + (resampled <= value).mean()) / 2
-    bias = stats.norm.ppf(np.clip(below, 0.5 / config.n_resamples, 1 - 0.5 / config.n_resamples))
-    centred = [sign * (sample - sample.mean()) / len(sample) for sign, sample in zip(signs, samples, strict=True)]
-    skew, spread = sum((c**3).sum() for c in centred), sum((c**2).sum() for c in centred)
-    acceleration = skew / (6 * spread**1.5)
-    tail = (1 - config.confidence) / 2
-    shifted = bias + stats.norm.ppf([tail, 1 - tail])
-    levels = stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))
-    low, high = np.quantile(resampled, levels)
-    return value, float(low), float(high)
+@cache
+def _random_matching(n: int, m: int, d: int, seed: int) -> np.ndarray:
+    """Cosines of the one-to-one matching of seeded random dictionaries of n and m rows."""
+    return one_to_one(*_random_dictionaries(n, m, d, seed)).cosine
 
 
-def _resampled_means(sample: np.ndarray, n_resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Means of `n_resamples` resamples, drawn a few at a time to bound the memory."""
-    at_once = max(1, 4_000_000 // len(sample))
-    sizes = [min(at_once, n_resamples - start) for start in range(0, n_resamples, at_once)]
-    return np.concatenate([sample[generator.integers(len(sample), size=(size, len(sample)))].mean(axis=1) for size in sizes])
+def _random_dictionaries(n: int, m: int | None, d: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    generator = torch.Generator().manual_seed(derive_seed("random dictionary", seed, n, m, d))
+    return torch.randn(n, d, generator=generator), None if m is None else torch.randn(m, d, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,17 @@ class Dictionary:
         return values[torch.tensor(self.alive)] if features == "alive" else values
 
 
-def compare(runs: pd.DataFrame, dictionaries: dict[str, Dictionary], config: GeometryConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def compare(
+    runs: pd.DataFrame, dictionaries: dict[str, Dictionary], config: GeometryConfig, selected: Collection[str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `(geometry, nearest)` of the runs of one hook point.
 
-    Compared are: every run with itself (`within`); runs that differ in their seed alone (`cross_seed`);
-    runs of one seed and architecture with different objectives (`cross_objective`), whose within-dictionary means are also subtracted
-    (`within_difference`). Every comparison is made for decoder and encoder directions, alive features and all, and in
-    both directions and their mean, since a maximum over one dictionary is not a maximum over the other.
+    Compared are: every run with itself (`within`); runs that differ in their seed alone (`cross_seed`, a the lower seed); and, where
+    their settings are those of `selected` runs (None: all runs), runs of one seed and architecture with different objectives
+    (`cross_objective`), whose within-dictionary means are also subtracted (`within_difference`). Every comparison is made for
+    decoder and encoder directions, alive features and all, and in both directions and their mean, since a maximum over one
+    dictionary is not a maximum over the other. `nearest` has the cosines of single features: of `within`, `cross_seed`, and of
+    those pairs of `cross_objective` that are both `selected`.
     """
     records: list[tuple] = []
     nearest: list[pd.DataFrame] = []
@@ -161,7 +168,7 @@ def compare(runs: pd.DataFrame, dictionaries: dict[str, Dictionary], config: Geo
         if kind == ("decoder", "alive") and len(cosines):
             keep("within", run, run, "a_to_a", np.flatnonzero(dictionaries[run].alive), cosines)
 
-    for comparison, run_a, run_b in _pairs(runs):
+    for comparison, run_a, run_b in _pairs(runs, selected):
         for kind in kinds:
             a, b = dictionaries[run_a].rows(*kind), dictionaries[run_b].rows(*kind)
             forward, backward = (_known(t) for t in nearest_cosine(a, b))
@@ -169,7 +176,8 @@ def compare(runs: pd.DataFrame, dictionaries: dict[str, Dictionary], config: Geo
             add(comparison, run_a, run_b, kind, "a_to_b", (forward,), base[0], len(a), len(b))
             add(comparison, run_a, run_b, kind, "b_to_a", (backward,), base[1], len(a), len(b))
             add(comparison, run_a, run_b, kind, "both", (forward, backward), sum(base) / 2, len(a), len(b))
-            if comparison == "cross_seed" and kind == ("decoder", "alive") and len(forward) and len(backward):
+            shown = comparison == "cross_seed" or {run_a, run_b} <= set(selected or ())
+            if shown and kind == ("decoder", "alive") and len(forward) and len(backward):
                 keep(comparison, run_a, run_b, "a_to_b", np.flatnonzero(dictionaries[run_a].alive), forward)
                 keep(comparison, run_a, run_b, "b_to_a", np.flatnonzero(dictionaries[run_b].alive), backward)
             if comparison == "cross_objective":
@@ -178,6 +186,77 @@ def compare(runs: pd.DataFrame, dictionaries: dict[str, Dictionary], config: Geo
     table = pd.DataFrame(records, columns=COLUMNS)
     empty = pd.DataFrame(columns=["hook_point", "comparison", "run_a", "run_b", "direction", "feature", "cosine"])
     return table, pd.concat(nearest, ignore_index=True) if nearest else empty
+
+
+def match(
+    runs: pd.DataFrame,
+    dictionaries: dict[str, Dictionary],
+    table: pd.DataFrame,
+    config: GeometryConfig,
+    selected: Collection[str] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `(matching, matches)` of the runs of one hook point; `table` is their table `geometry`.
+
+    Matched one to one are runs that differ in their seed alone (`cross_seed`), and runs of one seed and architecture with different
+    objectives (`cross_objective`) whose settings are those of `selected` runs. `matching`: metric `matched_cosine` (mean cosine of
+    partners, for decoder and encoder directions) and `shared_fraction` (of the smaller dictionary: features that decoder and
+    encoder matching pair with the same partner at cosines ≥ 0.7; directions `both`). Random dictionaries whose decoder and encoder
+    directions are unrelated are the baseline. Three seeds or more add the mean over their pairs (`resampled` is `seed pairs`;
+    run_a and run_b those of the lowest and the highest seed, n_a and n_b means), there also of `nearest_a_to_b` (from
+    the lower seed to the higher), `nearest_b_to_a` and `nearest_both`, which are those of `table`.
+
+    `matches`: for the alive features of the lowest seed their partners in the second lowest by decoder and by encoder directions;
+    −1 and NaN for those left over in the larger dictionary.
+    """
+    hook_point, d_in = runs["hook_point"].iloc[0], int(runs["d_in"].iloc[0])
+    pairs = _pairs(runs, selected)
+    shown = {tuple(group["run"][:2]) for group in seed_groups(runs)}
+    records: list[tuple] = []
+    matches: list[pd.DataFrame] = []
+    for (comparison, run_a, run_b), features in itertools.product(pairs, ("alive", "all")):
+        a, b = (dictionaries[run] for run in (run_a, run_b))
+        found = {kind: one_to_one(a.rows(kind, features), b.rows(kind, features)) for kind in ("decoder", "encoder")}
+        n_a, n_b = len(a.rows("decoder", features)), len(b.rows("decoder", features))
+        random = _random_matching(n_a, n_b, d_in, config.seed)
+        # which partner random directions have does not depend on the cosine: 1 / max(n_a, n_b) have the same twice
+        by_chance = (random >= SHARED_COSINE).mean() ** 2 / max(n_a, n_b) if len(random) else math.nan
+        metrics = {("matched_cosine", kind): (m.cosine, random.mean() if len(random) else math.nan) for kind, m in found.items()}
+        metrics["shared_fraction", "both"] = (shared(found["decoder"], found["encoder"]).astype(float), by_chance)
+        for (metric, directions), (values, baseline) in metrics.items():
+            interval = mean_interval((values,), config, f"{metric}/{comparison}/{run_a}/{run_b}/{directions}/{features}")
+            labels = (hook_point, comparison, run_a, run_b, directions, features, metric)
+            records.append((*labels, *interval, baseline, n_a, n_b, 1, config.n_resamples, "features"))
+        if features == "alive" and n_a and n_b and (run_a, run_b) in shown:
+            columns = {"hook_point": hook_point, "run_a": run_a, "run_b": run_b, "feature": np.flatnonzero(a.alive)}
+            for kind, matching in found.items():
+                partner, cosine = matching.of_a(n_a)
+                columns[f"{kind}_partner"] = np.where(partner < 0, -1, np.flatnonzero(b.alive)[partner])
+                columns[f"{kind}_cosine"] = cosine
+            matches.append(pd.DataFrame(columns))
+    matching = pd.DataFrame(records, columns=MATCHING_COLUMNS)
+    over_seeds = _over_seed_pairs(runs, matching, table, config)
+    matching = pd.concat([matching, over_seeds], ignore_index=True) if len(over_seeds) else matching
+    return matching, pd.concat(matches, ignore_index=True) if matches else pd.DataFrame(columns=MATCHES_COLUMNS)
+
+
+def _over_seed_pairs(runs: pd.DataFrame, matching: pd.DataFrame, table: pd.DataFrame, config: GeometryConfig) -> pd.DataFrame:
+    """Rows of table `matching` for the means over all pairs of three seeds or more."""
+    seeds = runs.set_index("run")["seed"]
+    rows = pd.concat([matching, table.assign(metric="nearest_" + table["direction"])], ignore_index=True)
+    rows = rows[rows["comparison"] == "cross_seed"]
+    records = []
+    for group in seed_groups(runs):
+        here = rows[rows["run_a"].isin(group["run"]) & rows["run_b"].isin(group["run"])]
+        if len(group) < ENOUGH_SEEDS:
+            continue
+        ends = (group["run"].iloc[0], group["run"].iloc[-1])
+        for (directions, features, metric), pairs in here.groupby(["directions", "features", "metric"], sort=False):
+            of_pairs = [(seeds[one], seeds[two]) for one, two in zip(pairs["run_a"], pairs["run_b"], strict=True)]
+            interval = pair_interval(pairs["value"].to_numpy(), of_pairs, config.confidence)
+            sizes = (pairs["random_baseline"].mean(), pairs["n_a"].mean(), pairs["n_b"].mean(), len(pairs))
+            labels = (runs["hook_point"].iloc[0], "cross_seed", *ends, directions, features, metric)
+            records.append((*labels, *interval, *sizes, 0, "seed pairs"))
+    return pd.DataFrame(records, columns=MATCHING_COLUMNS)
 
 
 def _mean_of_both(samples, config: GeometryConfig, purpose: str) -> tuple[float, float, float]:
@@ -192,28 +271,37 @@ def _known(cosines: Tensor) -> np.ndarray:
     return values[~np.isnan(values)]
 
 
-def _pairs(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """`(comparison, run_a, run_b)` of the pairs to compare, in the order of the table."""
+def _pairs(runs: pd.DataFrame, selected: Collection[str] | None = None) -> list[tuple[str, str, str]]:
+    """`(comparison, run_a, run_b)` of the pairs to compare, in the order of the table; of two seeds the lower is a."""
+    settings = set(runs["settings"] if selected is None else runs.loc[runs["run"].isin(selected), "settings"])
     pairs = []
     for a, b in itertools.combinations(runs.itertuples(), 2):
         if a.settings == b.settings and a.seed != b.seed:
-            pairs.append(("cross_seed", a.run, b.run))
-        elif a.objective != b.objective and a.architecture == b.architecture and a.seed == b.seed:
+            pairs.append(("cross_seed", *((a.run, b.run) if a.seed < b.seed else (b.run, a.run))))
+        elif (
+            a.seed == b.seed
+            and a.architecture == b.architecture
+            and a.objective != b.objective
+            and {a.settings, b.settings} <= settings
+        ):
             pairs.append(("cross_objective", a.run, b.run))
     return pairs
 
 
 def geometry(config: GeometryConfig, hook_point: str, saes: Path, tables: Path, out: Path) -> None:
-    """Compare all runs at `hook_point` and write `geometry.parquet` and `nearest.parquet` under `out`."""
+    """Compare all runs at `hook_point` and write the `TABLES` under `out`."""
     runs = read_table(tables / "runs.parquet").query("hook_point == @hook_point")
     features = read_table(tables / "features.parquet")
+    selected = set(read_table(tables / "selection.parquet").query("criterion == 'similar_ce'")["run"])
     dictionaries = {}
     for run in runs["run"]:
         sae = load_sae(saes / run)
         alive = features[features["run"] == run].sort_values("feature")["alive"].to_numpy()
         dictionaries[run] = Dictionary(run, {"decoder": sae.dictionary(), "encoder": sae.W_enc.T}, alive)
-    for name, table in zip(("geometry", "nearest"), compare(runs, dictionaries, config), strict=True):
-        write_table(table, out / f"{name}.parquet", csv=False)
+    table, nearest = compare(runs, dictionaries, config, selected)
+    found = (table, nearest, *match(runs, dictionaries, table, config, selected))
+    for name, values in zip(TABLES, found, strict=True):
+        write_table(values, out / f"{name}.parquet", csv=False)
 
 
 def main(spec: str, hook_point: str, experiment: str) -> None:
@@ -226,6 +314,7 @@ def main(spec: str, hook_point: str, experiment: str) -> None:
 def join(hook_points: list[str], experiment: str) -> None:
     """Second entry point: one table of all hook points."""
     tables = Path("results") / experiment / "tables"
-    for name in ("geometry", "nearest"):
+    for name in TABLES:
         parts = [read_table(tables / "geometry" / hook_point / f"{name}.parquet") for hook_point in hook_points]
-        write_table(pd.concat(parts, ignore_index=True), tables / f"{name}.parquet")
+        filled = [part for part in parts if len(part)] or parts[:1]  # a table without rows has no types
+        write_table(pd.concat(filled, ignore_index=True), tables / f"{name}.parquet")

@@ -1,4 +1,4 @@
-"""Tables on disk: tidy Parquet with a CSV beside each."""
+"""Tables on disk: tidy Parquet, with a CSV beside those that a person might read."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..config.measures import LONG_TABLES
 from ..store.errors import UserError
 from ..store.files import atomic_path
 
 
 def write_table(table: pd.DataFrame, path: Path, csv: bool = True) -> None:
-    """Write `path` (.parquet) and the same table as .csv beside it; equal tables give equal bytes.
+    """Write `path` (.parquet) and the same table as .csv beside it, but for `LONG_TABLES`; equal tables give equal bytes.
 
     `csv=False` is for parts that end up in a table of the whole experiment.
     """
     with atomic_path(path) as partial:
         table.to_parquet(partial, index=False, compression="zstd")
-    if not csv:
+    if not csv or path.stem in LONG_TABLES:
         return
     with atomic_path(path.with_suffix(".csv")) as partial:
         table.to_csv(partial, index=False, float_format="%.7g")

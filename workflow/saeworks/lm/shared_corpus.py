@@ -1,0 +1,37 @@
+"""The corpus stage: build the token rows, or take over equal ones that another experiment has built."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ..store.files import read_json, sha256_file
+from . import corpus
+
+
+def equal_corpus(out: Path, fingerprint: str) -> Path | None:
+    """A finished corpus of another experiment with `fingerprint`, made from files that are unchanged since.
+
+    Corpora lie at data/corpora/<experiment>/<key>, `out` among them.
+    """
+    for folder in sorted(out.parent.parent.glob(f"*/{out.name}")):
+        if folder == out or not (folder / "manifest.json").exists():
+            continue
+        manifest = read_json(folder / "manifest.json")
+        files = {Path(name): digest for name, digest in manifest["sources"].items()}
+        files |= {folder / f"{split}.npy": digest for split, digest in manifest["sha256"].items()}
+        if manifest.get("fingerprint") == fingerprint and all(p.exists() and sha256_file(p) == d for p, d in files.items()):
+            return folder
+    return None
+
+
+def main(spec: str, model: str, out: str, device: str, fingerprint: str | None = None) -> None:
+    """Entry point of the stage: as `corpus.main`."""
+    found = equal_corpus(Path(out), fingerprint) if fingerprint else None
+    if found is None:
+        corpus.main(spec, model, out, device, fingerprint)
+        return
+    print(f"the same rows are in {found}; taken over", flush=True)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for name in ("train.npy", "eval.npy", "manifest.json"):  # the manifest last: it says that the corpus is whole
+        shutil.copyfile(found / name, Path(out) / name)
