@@ -133,6 +133,7 @@ _FAULTS = [
         "runs/local/training", {"jumprelu_bandwidth": 0.1},
         "`runs.local.training.jumprelu_bandwidth` has no effect on objective `local` with architecture `relu`; remove it.",
     ),
+    ("draw", ["paretto"], "configuration block `draw`: `draw` names the figure 'paretto', which does not exist (did you mean 'pareto'?)."),
     ("training/auxk_coeff", 0.1, "`training.auxk_coeff` has no effect on any run of this experiment; remove it."),
     ("training/downstream_next", 2, "`training.downstream_next` has no effect on any run of this experiment; remove it."),
     (

@@ -57,8 +57,8 @@ if "pretrain" not in config:
     CACHE = f"data/activations/{EXPERIMENT.activations_key()}"
     RUNS = {f"{spec.hook_point}/{spec.name}": spec for spec in EXPERIMENT.run_specs()}
     STUDIES = EXPERIMENT.studies()
-    FIGURES = EXPERIMENT.figures.wanted(list(RUNS.values()), STUDIES)
-    FIGURES.remove("wall_clock")  # rule of its own, see timing.smk
+    TIMES = ["wall_clock"] if "wall_clock" in EXPERIMENT.figure_names() else []  # rule of its own, see timing.smk
+    FIGURES = [name for name in EXPERIMENT.figure_names() if name not in TIMES]
     CORPUS_FINGERPRINT = content_hash([block(EXPERIMENT.model), block(EXPERIMENT.corpus), code_hash("lm.corpus", "lm.prepare")], 16)
     TRAINING_CODE = code_hash("training.run")
     GEOMETRY_TABLES = ["geometry", "nearest", "matching", "matches"]
@@ -202,5 +202,5 @@ def targets():
     stored = {str(path) for folder in ("figures", "tables") for path in Path(RESULTS, folder).glob("*.*")}
     if left := sorted(stored - expected):
         print(f"saeworks: not made by this configuration, delete before `dvc commit`: {', '.join(left)}", file=sys.stderr)
-    times = [f"{RESULTS}/timing/wall_clock.{kind}" for kind in ("svg", "png")]
+    times = [f"{RESULTS}/timing/{name}.{kind}" for name in TIMES for kind in ("svg", "png")]
     return tables + figures + times + [f"{RESULTS}/notebooks/braun2024.html"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from ..store.errors import UserError
+from ..store.errors import UserError, did_you_mean
 from ..store.files import content_hash
 from .activations import ActivationsConfig
 from .base import Frozen, parse
@@ -75,6 +75,10 @@ class Experiment(Frozen):
     agreement: AgreementConfig = Field(default_factory=AgreementConfig, description="Subject-verb agreement.")
     embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig, description="UMAP of pairs of dictionaries.")
     figures: FiguresConfig = Field(default_factory=FiguresConfig, description="Figures, one block each.")
+    draw: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="Names of the figures to draw, with the studies that they show; null: all that the experiment has something to show in.",
+    )
 
     @field_validator("runs")
     @classmethod
@@ -85,6 +89,14 @@ class Experiment(Frozen):
                 if len(set(values)) != len(values):
                     raise ValueError(f"`{group}.{key}` lists a value twice")
         return runs
+
+    @field_validator("draw")
+    @classmethod
+    def _figures_exist(cls, draw: list[str] | None) -> list[str] | None:
+        known = list(FiguresConfig.model_fields)
+        for name in set(draw or []) - set(known):
+            raise ValueError(f"`draw` names the figure {name!r}, which does not exist{did_you_mean(name, known)}")
+        return draw
 
     def run_specs(self) -> list[RunSpec]:
         """All runs, in the order of the file.
@@ -161,7 +173,13 @@ class Experiment(Frozen):
         blocks = {name: getattr(self, name) for name in type(self).model_fields}
         given = {name: block for name, block in blocks.items() if isinstance(block, StudyConfig) and block.given}
         several_seeds = SeedPairsFigure.applies(self.run_specs())
-        return {name: block for name, block in given.items() if several_seeds or not block.needs_seeds}
+        shown = {getattr(self.figures, name).study for name in self.draw or FiguresConfig.model_fields}
+        return {name: block for name, block in given.items() if name in shown and (several_seeds or not block.needs_seeds)}
+
+    def figure_names(self) -> list[str]:
+        """The figures that are drawn, in the order of their blocks."""
+        wanted = self.figures.wanted(self.run_specs(), self.studies())
+        return [name for name in wanted if self.draw is None or name in self.draw]
 
     def model_key(self) -> str:
         """Folder name of the prepared model: its label and a hash of its settings."""
