@@ -16,8 +16,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the networ
 
 @pytest.fixture(autouse=True, scope="session")
 def _determinism() -> None:
-    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # for every test: libraries that share its thread pool, as UMAP's do, set it too
 
 
 @pytest.fixture(scope="session")
