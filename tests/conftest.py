@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the networ
 
 @pytest.fixture(autouse=True, scope="session")
 def _determinism() -> None:
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
 
 
