@@ -35,7 +35,7 @@ class ResamplingConfig(Frozen):
     """Bootstrap intervals."""
 
     n_resamples: Annotated[int, Field(ge=100)] = Field(
-        1000, description="Bootstrap resamples behind each interval, of features or of pairs of seeds."
+        1000, description="Bootstrap resamples of features behind each interval; intervals over seeds need none."
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of the intervals.")
     seed: NonNegativeInt = Field(0, description="Seed of the bootstrap and of what is compared at random.")
