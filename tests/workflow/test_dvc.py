@@ -133,8 +133,7 @@ def test_saes_are_pulled_by_name(author, tmp_path):
     assert not (results / "figures").exists()
     call("dvc", "pull", "-q", "tables@default", cwd=tmp_path / "part")
     experiment = parse_experiment(yaml.safe_load((tmp_path / "part" / "config" / "config.yaml").read_text()))
-    figures = experiment.figures.wanted(experiment.run_specs(), experiment.studies())
-    assert set(planned(_run(tmp_path / "part", "-n"))) == {*figures, "timing", "braun2024"}
+    assert set(planned(_run(tmp_path / "part", "-n"))) == {*experiment.figure_names(), "timing", "braun2024"}
 
 
 def test_this_repository_s_own_results_are_current(tmp_path):
@@ -150,6 +149,7 @@ def test_this_repository_s_own_results_are_current(tmp_path):
     assert planned(output) == {}
     assert "not in the configuration any more" not in output
     assert "Data and pipelines are up to date." in call("dvc", "status", cwd=folder).stdout
-    for picture in (folder / "docs" / "figures").iterdir():
-        assert picture.read_bytes() == (folder / "results" / "default" / "figures" / picture.name).read_bytes()
+    for name in ("default", "seeds"):
+        for picture in (folder / "docs" / "figures" / name).iterdir():
+            assert picture.read_bytes() == (folder / "results" / name / "figures" / picture.name).read_bytes()
     assert sum(p.stat().st_size for p in (folder / "registry").rglob("*") if p.is_file()) < 25e6
