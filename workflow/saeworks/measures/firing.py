@@ -284,7 +284,7 @@ def _over_seed_pairs(group: pd.DataFrame, records: list[tuple], config: FiringCo
     out = []
     for (partner, metric), pairs in pd.DataFrame(records, columns=COLUMNS).groupby(["partner", "metric"], sort=False):
         of_pairs = [(seeds[one], seeds[two]) for one, two in zip(pairs["run_a"], pairs["run_b"], strict=True)]
-        interval = pair_interval(pairs["value"].to_numpy(), of_pairs, config.confidence)
+        interval = pair_interval(pairs["value"].to_numpy(), of_pairs, config, f"{partner}/{metric}/{ends[0]}")
         sizes = (pairs["n_features"].mean(), len(pairs), pairs["n_tokens"].iloc[0])
         out.append((*ends, partner, metric, *interval, *sizes, 0, "seed pairs"))
     return out

@@ -252,7 +252,7 @@ def _over_seed_pairs(runs: pd.DataFrame, matching: pd.DataFrame, table: pd.DataF
         ends = (group["run"].iloc[0], group["run"].iloc[-1])
         for (directions, features, metric), pairs in here.groupby(["directions", "features", "metric"], sort=False):
             of_pairs = [(seeds[one], seeds[two]) for one, two in zip(pairs["run_a"], pairs["run_b"], strict=True)]
-            interval = pair_interval(pairs["value"].to_numpy(), of_pairs, config.confidence)
+            interval = pair_interval(pairs["value"].to_numpy(), of_pairs, config, f"{directions}/{features}/{metric}/{ends[0]}")
             sizes = (pairs["random_baseline"].mean(), pairs["n_a"].mean(), pairs["n_b"].mean(), len(pairs))
             labels = (runs["hook_point"].iloc[0], "cross_seed", *ends, directions, features, metric)
             records.append((*labels, *interval, *sizes, 0, "seed pairs"))

@@ -1,4 +1,4 @@
-"""Intervals of means: over features by the BCa bootstrap, over pairs of training seeds by the jackknife."""
+"""Intervals of means: over features by the BCa bootstrap, over pairs of training seeds by the jackknife or the BCa bootstrap."""
 
 from __future__ import annotations
 
@@ -39,11 +39,13 @@ def mean_interval(samples: tuple[np.ndarray, ...], config: ResamplingConfig, pur
     return value, *_bca(value, resampled, skew / (6 * spread**1.5), config)
 
 
-def pair_interval(values: np.ndarray, seeds: Sequence[tuple[int, int]], confidence: float) -> tuple[float, float, float]:
-    """`(value, low, high)`: the mean over pairs of seeds, with an interval over seeds (jackknife, Student's t).
+def pair_interval(
+    values: np.ndarray, seeds: Sequence[tuple[int, int]], config: ResamplingConfig, purpose: str
+) -> tuple[float, float, float]:
+    """`(value, low, high)`: the mean over pairs of seeds, with the interval that `config.over_seeds` names.
 
     n seeds have n (n − 1) / 2 pairs, but no more than n independent trainings: a bootstrap that resamples pairs as if they were
-    independent covers about half of what it claims. Here each seed is left out with all its pairs, and the pseudo-values
+    independent (`bca`) covers about half of what it claims. By the `jackknife` each seed is left out with all its pairs, and the pseudo-values
     n·mean − (n − 1)·mean without it are taken for a sample of n. Fewer than three seeds have an interval of NaN.
     """
     value = float(values.mean()) if len(values) else math.nan
@@ -51,9 +53,11 @@ def pair_interval(values: np.ndarray, seeds: Sequence[tuple[int, int]], confiden
     n = len(present)
     if n < ENOUGH_SEEDS or np.isnan(values).any():
         return value, math.nan, math.nan
+    if config.over_seeds == "bca":
+        return mean_interval((values,), config, f"seed pairs/{purpose}")
     without = np.array([values[[seed not in pair for pair in seeds]].mean() for seed in present])
     error = (n - 1) * without.std(ddof=1) / math.sqrt(n)  # of the pseudo-values
-    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
+    reach = float(stats.t.ppf((1 + config.confidence) / 2, n - 1) * error)
     return value, value - reach, value + reach
 
 
