@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -213,6 +214,19 @@ def test_verbs_that_share_their_beginning_are_compared_at_the_first_token_that_d
     }
 
 
+def test_items_of_blimp_are_read_as_those_with_the_same_words(tmp_path):
+    lines = [("The man", "is", "are"), ("The men", "are", "is")]
+    keys = ("one_prefix_prefix", "one_prefix_word_good", "one_prefix_word_bad")
+    blimp = tmp_path / "blimp.jsonl"
+    blimp.write_text("\n".join(json.dumps(dict(zip(keys, line, strict=True))) for line in lines))
+    one = _read(blimp, _Pieces("The", "man", "men", "is", "are"))
+    other = _read(_file(tmp_path, [(p, f" {a}", f" {b}") for p, a, b in lines]), _Pieces("The", "man", "men", "is", "are"))
+    assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("tokens", "correct", "wrong"))
+    blimp.write_text(json.dumps(dict(zip(keys[:2], lines[0][:2], strict=True))))
+    with pytest.raises(UserError, match="line 1 of .*blimp.jsonl is not a JSON object with the fields .*one_prefix_word_bad"):
+        _read(blimp, _Pieces())
+
+
 def test_a_verb_that_begins_with_the_whole_of_the_other_is_left_out_and_counted(tmp_path):
     path = _file(tmp_path, [("The man", " does", " do"), ("The men", " are", " is")])
     items = _read(path, _Pieces("The", "man", "men", "is", "are"))
@@ -302,18 +316,28 @@ def test_a_download_of_another_file_is_refused(tmp_path, monkeypatch):
 
 def test_the_published_files_are_those_that_are_downloaded_and_can_be_read(shared, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
-    published = shared / "data" / "probing" / "feature-circuits"
+    probing = shared / "data" / "probing"
     calls = []
 
     def copy(url, path):
         calls.append(url)
-        path.write_bytes((published / url.rsplit("/", 1)[1]).read_bytes())
+        name = url.rsplit("/", 1)[1]
+        if name.endswith(".jsonl"):
+            path.write_bytes(gzip.decompress((probing / "blimp" / f"{name}.gz").read_bytes()))
+        else:
+            path.write_bytes((probing / "feature-circuits" / name).read_bytes())
 
     monkeypatch.setattr(agreement_data, "download", copy)
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared / "data" / "tokenizers" / "gpt2")
     for name in agreement_data.SHA256:
         agreement_data.main(str(tmp_path / name))
+        if name.endswith(".jsonl"):
+            items = read_items(tmp_path / name, name, tokenizer, 50256, 128, AgreementConfig())
+            assert (len(items.tokens), items.n_split, items.n_excluded) == (984, 13, 16)
+            continue
         items = read_items(tmp_path / name, name, tokenizer, 50256, N_CTX, AgreementConfig(n_items=40))
-        assert len(items.tokens) == 40 and (items.n_split, items.n_excluded) == (0, 0)
+        assert len(items.tokens) == 40
+        assert (items.n_split, items.n_excluded) == (0, 0)
         assert {tokenizer.decode(t) for t in items.correct} <= {" is", " are", " has", " have", " does", " do", " goes", " go"}
-    assert all(call.startswith("https://raw.githubusercontent.com/saprmarks/feature-circuits/1d87366c7") for call in calls)
+    assert calls[0].startswith("https://raw.githubusercontent.com/saprmarks/feature-circuits/1d87366c7")
+    assert calls[-1].startswith("https://raw.githubusercontent.com/alexwarstadt/blimp/3e56b06fc")

@@ -58,11 +58,11 @@ rule all_tables:
 
 rule agreement_data:
     output:
-        "data/agreement/{name}.json",
+        "data/agreement/{name}",
     log:
         "logs/agreement_data/{name}.log",
     wildcard_constraints:
-        name="simple_train|nounpp_train|within_rc_train",
+        name=r"(simple|nounpp|within_rc)_train\.json|distractor_agreement_relative_clause\.jsonl",
     conda:
         "../../envs/environment.yaml"
     params:

@@ -95,8 +95,9 @@ class AgreementConfig(StudyConfig):
 
     files: dict[Literal["simple", "nounpp", "rc", "within_rc"], str] | None = Field(
         None,
-        description="JSON lines per template (`clean_prefix`, `patch_prefix`, `clean_answer`, `patch_answer`); null: no such study. Files under "
-        "`data/agreement` that are missing are downloaded (`simple_train.json`, `nounpp_train.json`, `within_rc_train.json`).",
+        description="JSON lines per template, with the fields of Marks et al. (`clean_prefix`, `clean_answer`, `patch_answer`) or of BLiMP; null: no "
+        "such study. Files under `data/agreement` that are missing are downloaded: `simple_train.json`, `nounpp_train.json`, "
+        "`within_rc_train.json`, and for `rc` BLiMP's `distractor_agreement_relative_clause.jsonl`.",
     )
     n_items: PositiveInt = Field(1000, description="Items per template, drawn at random where a file has more.")
     seed: NonNegativeInt = Field(0, description="Seed of the draw.")

@@ -1,6 +1,6 @@
 """Subject-verb agreement: how much of a model's preference for the right verb SAEs keep, and by how many features.
 
-After Braun et al. 2024 (Table 7, Fig. 24), who published no code for it, with the items of Marks et al. 2024.
+After Braun et al. 2024 (Table 7, Fig. 24), who published no code for it, with the items of Marks et al. 2024 and of BLiMP.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ..store.seeds import derive_seed
 from .studies import selected_runs, write_study
 
 _FIELDS = ("clean_prefix", "clean_answer", "patch_answer")
+_BLIMP_FIELDS = ("one_prefix_prefix", "one_prefix_word_good", "one_prefix_word_bad")  # words without the space before them
 _ROUNDING = 1e-5  # share of the logit differences that the rounding of float32 models explains
 _POINTS = 20  # of a curve, between one feature and all
 _ITEMS = 64  # whose activations of all features are held at once
@@ -67,7 +68,7 @@ class Items:
 
 
 def read_items(path: Path, template: str, tokenizer: Any, first: int | None, n_ctx: int, config: AgreementConfig) -> Items:
-    """Up to `config.n_items` items of a JSON-lines file, in random order; each row starts with the token `first` if there is one.
+    """Up to `config.n_items` items of a file of Marks et al. or of BLiMP, in random order; rows start with the token `first`, if any.
 
     The two continuations are encoded as a whole; their first tokens that differ are compared, after what they have in common.
 
@@ -106,9 +107,15 @@ def _read_lines(path: Path) -> list[tuple[str, str, str]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             item = json.loads(line)
-            found.append(tuple(str(item[name]) for name in _FIELDS))
+            if _FIELDS[0] in item:
+                found.append(tuple(str(item[name]) for name in _FIELDS))
+            else:
+                prefix, *words = (str(item[name]) for name in _BLIMP_FIELDS)
+                found.append((prefix, *(f" {word}" for word in words)))
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(f"line {number} of {path} is not a JSON object with the fields {', '.join(_FIELDS)}.") from None
+            raise UserError(
+                f"line {number} of {path} is not a JSON object with the fields {', '.join(_FIELDS)} (or {', '.join(_BLIMP_FIELDS)})."
+            ) from None
     return found
 
 
