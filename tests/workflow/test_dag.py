@@ -207,7 +207,9 @@ def test_the_report_builds(finished, tmp_path):
     assert report.stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("name", ["config", "seeds", "sweeps", "gpt2-small", "gpt2-small-sweeps", "tinystories-1m", "novels-1m"])
+@pytest.mark.parametrize(
+    "name", ["config", "seeds", "sweeps", "agreement", "gpt2-small", "gpt2-small-sweeps", "tinystories-1m", "novels-1m"]
+)
 def test_every_configuration_file_passes_a_dry_run(tmp_path, name):
     model = tmp_path / "data" / "models" / "novels-1m"
     model.mkdir(parents=True)

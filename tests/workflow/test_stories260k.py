@@ -26,7 +26,7 @@ def _table(tables) -> pd.DataFrame:
 @pytest.mark.slow
 def test_every_sae_is_finite_and_better_than_zero_ablation(tables):
     table = _table(tables)
-    assert len(table) == 9
+    assert len(table) == 12
     assert np.isfinite(table[["kl", "ce_increase", "l0", "explained_variance"]].to_numpy()).all()
     assert (table["kl"] < table["kl_zero"]).all()
     assert (table["ce"] < table["ce_zero"]).all()
