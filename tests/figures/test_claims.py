@@ -13,7 +13,11 @@ from tests.figures.test_figures import edit
 
 from saeworks import cli
 from saeworks.figures import verdicts
-from saeworks.figures.claims.geometry import falling_together
+from saeworks.figures.claims.fidelity import explained_variance_claims
+from saeworks.figures.claims.geometry import crowding_claims, falling_together, umap_claims
+from saeworks.figures.claims.rows import COLUMNS
+from saeworks.figures.claims.studies import agreement_claims, pca_claims
+from saeworks.figures.claims.sweeps import finetune_claims, sweep_claims
 from saeworks.figures.verdicts import NOT_REPRODUCED, REPRODUCED, UNTESTED
 
 ALL = ("local", "e2e", "e2e_ds", "finetune")
@@ -25,10 +29,15 @@ def tables(make_tables):
     return papers_pattern(make_tables())
 
 
-def claim(tables, words: str) -> pd.Series:
-    """The one claim that has these words."""
-    found = verdicts.claims(tables)
-    found = found[found["claim"].str.contains(words, regex=False)]
+def rows(claims_of, tables) -> pd.DataFrame:
+    """The rows of one function of claims, by claim."""
+    return pd.DataFrame(claims_of(HOOK, tables), columns=COLUMNS).set_index("claim")
+
+
+def claim(claims_of, tables, words: str = "") -> pd.Series:
+    """The one row of a function of claims that has these words."""
+    found = rows(claims_of, tables)
+    found = found[found.index.str.contains(words, regex=False)]
     assert len(found) == 1
     return found.iloc[0]
 
@@ -53,31 +62,31 @@ def test_without_studies_and_sweeps_they_have_no_rows(tables):
 
 
 def test_explained_variance_at_the_sae_is_local_s_minus_e2e_s_by_the_papers_definition(tables):
-    row = claim(tables, "variance at the SAE's layer")
+    row = claim(explained_variance_claims, tables, "variance at the SAE's layer")
     assert (row["ours"], row["verdict"]) == (pytest.approx(0.9 + 0.2), REPRODUCED)
     assert row["note"].startswith("0.900 and -0.200 by the paper's definition, 0.900 and -0.200 by the usual one; CE increases")
     set_values(tables, "explained_variance_ln_swapped", 0.4, run=CHOSEN["e2e"])
-    row = claim(tables, "variance at the SAE's layer")
+    row = claim(explained_variance_claims, tables, "variance at the SAE's layer")
     assert (row["ours"], row["verdict"]) == (pytest.approx(0.5), NOT_REPRODUCED)
     assert row["note"].endswith("above 0, by less")
 
 
 def test_explained_variance_at_the_last_layer_must_be_nearer_to_local_than_to_e2e(tables):
     words, metric = "variance at the last layer", "explained_variance_ln_mean_of_ratios"
-    row = claim(tables, words)
+    row = claim(explained_variance_claims, tables, words)
     assert (row["ours"], row["verdict"]) == (pytest.approx(0.9 - 0.88), REPRODUCED)
     assert row["note"].startswith("layer 7: local 0.900, e2e 0.720, e2e+ds 0.880")
     set_values(tables, metric, 0.80, run=CHOSEN["e2e_ds"], layer=7)
-    assert claim(tables, words)["verdict"] == NOT_REPRODUCED
+    assert claim(explained_variance_claims, tables, words)["verdict"] == NOT_REPRODUCED
     set_values(tables, metric, 0.99, run=CHOSEN["e2e_ds"], layer=7)  # far above e2e, and above local
-    assert claim(tables, words)["verdict"] == REPRODUCED
+    assert claim(explained_variance_claims, tables, words)["verdict"] == REPRODUCED
     set_values(tables, metric, 0.95, run=CHOSEN["e2e"], layer=7)  # e2e is not below local
-    assert claim(tables, words)["verdict"] == NOT_REPRODUCED
+    assert claim(explained_variance_claims, tables, words)["verdict"] == NOT_REPRODUCED
 
 
 def test_explained_variance_that_was_not_measured(tables):
     edit(tables, "fidelity", lambda t: t[~t["metric"].str.startswith("explained_variance_ln")])
-    found = verdicts.claims(tables).set_index("claim").filter(like="explained variance", axis=0)
+    found = rows(explained_variance_claims, tables)
     assert (found["verdict"] == UNTESTED).all() and (found["note"] == "it was not measured").all()
 
 
@@ -87,7 +96,7 @@ def set_within(tables, change) -> None:
 
 
 def test_crowding_is_compared_along_three_axes(tables):
-    row = claim(tables, "cosine of local above e2e+ds's")
+    row = claim(crowding_claims, tables, "cosine of local above e2e+ds's")
     assert (row["ours"], row["low"], row["high"], row["verdict"]) == (1, 1, 1, REPRODUCED)
     assert row["note"] == "equal L0 1.00, CE increase 1.00, alive features 1.00"
     # local falls below e2e+ds from 770 alive features down, which is half of the common range 660 to 900, and of that of L0
@@ -100,29 +109,29 @@ def test_crowding_is_compared_along_three_axes(tables):
         return (0.5 + falling.where(objective == "local", 0)).where(objective.isin(crowded), 0.3)
 
     set_within(tables, cross)
-    row = claim(tables, "cosine of local above e2e+ds's")
+    row = claim(crowding_claims, tables, "cosine of local above e2e+ds's")
     grid = np.linspace(660, 900, 20)
     assert f"alive features {(grid > 780).mean():.2f}" in row["note"]
     assert row["verdict"] == NOT_REPRODUCED and row["low"] < 0.9
-    assert claim(tables, "cosine of e2e+ds above e2e's")["verdict"] == REPRODUCED
+    assert claim(crowding_claims, tables, "cosine of e2e+ds above e2e's")["verdict"] == REPRODUCED
 
 
 def test_crowding_rises_where_alive_features_fall(tables):
     words = "rank correlation within an objective"
-    row = claim(tables, words)
+    row = claim(crowding_claims, tables, words)
     assert (row["ours"], row["verdict"]) == (pytest.approx(-1), REPRODUCED)
     set_within(tables, lambda t: -t["value"])
-    row = claim(tables, words)
+    row = claim(crowding_claims, tables, words)
     assert (row["ours"], row["verdict"]) == (pytest.approx(1), NOT_REPRODUCED)
 
 
 def test_crowding_on_too_few_runs_cannot_be_tested(tables, make_tables):
     edit(tables, "runs", lambda t: t[t["run"].str.contains("local-c1-|local-c3-|e2e-c3-|e2e-c1.5-|e2e_ds-c5-|e2e_ds-c50-")])
-    row = claim(tables, "rank correlation within an objective")
+    row = claim(crowding_claims, tables, "rank correlation within an objective")
     assert row["verdict"] == UNTESTED and "smallest possible: 0.12" in row["note"]  # 1/2 · 1/2 · 1/2
     edit(tables, "runs", lambda t: t[t["objective"] == "local"])
     for words in ("cosine of local above e2e+ds's", "cosine of e2e+ds above e2e's"):
-        row = claim(tables, words)
+        row = claim(crowding_claims, tables, words)
         assert row["verdict"] == UNTESTED and "with the same seed" in row["note"]
 
 
@@ -154,22 +163,22 @@ def with_umap(tables):
 
 
 def test_regions_of_the_umap_count_where_chance_does_not_make_them(with_umap):
-    row = claim(with_umap, "UMAP")
+    row = claim(umap_claims, with_umap)
     assert (row["ours"], row["verdict"]) == (1, REPRODUCED)
     assert row["note"] == "features of e2e+ds/local: 20/3 (p = 0.01), 2/9 (p = 0.3)"
     assert "| 1 |" in verdicts.markdown(verdicts.claims(with_umap))
     edit(with_umap, "umap_regions", lambda t: t.assign(p_value=0.05))
-    assert claim(with_umap, "UMAP")["verdict"] == NOT_REPRODUCED
+    assert claim(umap_claims, with_umap)["verdict"] == NOT_REPRODUCED
     edit(with_umap, "umap_regions", lambda t: t.iloc[:0])
-    row = claim(with_umap, "UMAP")
+    row = claim(umap_claims, with_umap)
     assert (row["ours"], row["verdict"], row["note"][:9]) == (0, NOT_REPRODUCED, "no region")
 
 
 def test_a_umap_that_lacks_the_pair_cannot_be_tested(with_umap):
     edit(with_umap, "umap", lambda t: t.assign(first="another"))
-    assert claim(with_umap, "UMAP")["verdict"] == UNTESTED
+    assert claim(umap_claims, with_umap)["verdict"] == UNTESTED
     edit(with_umap, "selection", lambda t: t[t["objective"] != "local"])
-    assert claim(with_umap, "UMAP")["verdict"] == UNTESTED
+    assert claim(umap_claims, with_umap)["verdict"] == UNTESTED
 
 
 @pytest.fixture
@@ -191,7 +200,7 @@ def with_pca(tables):
 
 
 def test_principal_direction_0_as_in_the_paper(with_pca):
-    found = verdicts.claims(with_pca).set_index("claim").filter(like="principal", axis=0)
+    found = rows(pca_claims, with_pca)
     assert (found["verdict"] == REPRODUCED).all()
     assert found["ours"].tolist() == pytest.approx([(3050 - 220) / 240, 0.3, 0.99, 0.01 / 0.04])
 
@@ -201,7 +210,7 @@ def test_principal_direction_0_not_as_in_the_paper(with_pca):
     edit(with_pca, "pca_histogram", lambda t: t.astype({"low": float, "high": float}).replace(overlapping))
     edit(with_pca, "pca_correlation", lambda t: t.assign(r=1.29 - t["r"]))
     edit(with_pca, "pca_ablation", lambda t: t.assign(kl_reverse=[0.05, 0.2, 0.04]))
-    found = verdicts.claims(with_pca).set_index("claim").filter(like="principal", axis=0)
+    found = rows(pca_claims, with_pca)
     assert (found["verdict"] == NOT_REPRODUCED).all()
     assert found["ours"].tolist() == pytest.approx([(100 - 220) / 240, 0.99, 0.3, 0.05 / 0.04])
     assert "they overlap" in found["note"].iloc[0] and "rank 2 of 3" in found["note"].iloc[-1]
@@ -209,18 +218,18 @@ def test_principal_direction_0_not_as_in_the_paper(with_pca):
 
 def test_an_outlier_on_the_low_side_is_one_too(with_pca):
     edit(with_pca, "pca_histogram", lambda t: t.assign(low=-t["high"], high=-t["low"]))
-    row = claim(with_pca, "gap between position 0 and other tokens")
+    row = claim(pca_claims, with_pca, "gap between position 0 and other tokens")
     assert (row["ours"], row["verdict"]) == (pytest.approx((3050 - 220) / 240), REPRODUCED)
 
 
 def test_a_study_of_principal_directions_that_cannot_tell(with_pca):
     edit(with_pca, "pca_correlation", lambda t: t.assign(r=t["r"].where(t["positions"] == "rest")))
-    row = claim(with_pca, "direction 0, at position 0")
+    row = claim(pca_claims, with_pca, "direction 0, at position 0")
     assert (row["verdict"], row["note"]) == (UNTESTED, "the activations do not vary at position 0")
     edit(with_pca, "pca_ablation", lambda t: t[t["direction"] == 0])
     edit(with_pca, "pca_histogram", lambda t: t[t["tokens"] != "position 0"])
     edit(with_pca, "selection", lambda t: t[t["objective"] != "e2e_ds"])
-    found = verdicts.claims(with_pca).set_index("claim").filter(like="principal", axis=0)
+    found = rows(pca_claims, with_pca)
     assert len(found) == 4 and (found["verdict"] == UNTESTED).all()
 
 
@@ -237,36 +246,34 @@ def with_agreement(tables):
 
 
 def test_agreement_is_faithful_within_a_quarter(with_agreement):
-    row = claim(with_agreement, "agreement")
+    row = claim(agreement_claims, with_agreement)
     assert (row["ours"], row["low"], row["high"]) == pytest.approx((0.95, 0.8, 1.1))
     assert (row["verdict"], row["note"]) == (REPRODUCED, "3 runs on simple, nounpp")
     assert row["published"] == "0.95 [0.79, 1.05] (Table 7, layer 6)"
     edit(with_agreement, "agreement", lambda t: t.replace({"faithfulness": {1.1: 1.3}}))
-    assert claim(with_agreement, "agreement")["verdict"] == NOT_REPRODUCED
+    assert claim(agreement_claims, with_agreement)["verdict"] == NOT_REPRODUCED
 
 
 @pytest.mark.parametrize("unclear", [{"accuracy_model": 0.7}, {"m_ablated": 1.1}, {"m_model": -2.0}, {"faithfulness": np.nan}])
 def test_agreement_counts_where_the_model_is_clear(with_agreement, unclear):
     ((column, value),) = unclear.items()
     edit(with_agreement, "agreement", lambda t: t.assign(**{column: t[column].mask(t["template"] == "nounpp", value)}))
-    row = claim(with_agreement, "agreement")
+    row = claim(agreement_claims, with_agreement)
     assert (row["ours"], row["verdict"]) == (pytest.approx(1.0), REPRODUCED)
     assert row["note"] == "3 runs on simple; not clear: nounpp"
     edit(with_agreement, "agreement", lambda t: t.assign(**unclear))
-    row = claim(with_agreement, "agreement")
+    row = claim(agreement_claims, with_agreement)
     assert row["verdict"] == UNTESTED and "no clear preference" in row["note"] and "simple: right verb on" in row["note"]
 
 
 def test_agreement_of_no_chosen_run_cannot_be_tested(with_agreement):
     edit(with_agreement, "agreement", lambda t: t.iloc[:0])
-    assert claim(with_agreement, "agreement")["verdict"] == UNTESTED
+    assert claim(agreement_claims, with_agreement)["verdict"] == UNTESTED
 
 
 def rows_of(tables, words: str) -> dict[str, pd.Series]:
-    """The claims that have these words, by the objective that they begin with."""
-    found = verdicts.claims(tables)
-    found = found[found["claim"].str.contains(words, regex=False)]
-    return {row["claim"].split(":")[0]: row for _, row in found.iterrows()}
+    """The claims on sweeps that have these words, by the objective that they begin with."""
+    return {text.split(":")[0]: row for text, row in rows(sweep_claims, tables).filter(like=words, axis=0).iterrows()}
 
 
 def scale(tables, metric: str, factors: dict[str, float]) -> None:
@@ -328,9 +335,10 @@ TOKENS = [50, 200, 400, 800]
 def with_tokens(make_tables):
     """A sweep of training tokens of all three objectives in which 400 is the usual number, with CE increases as in the paper."""
     tables = sweep_tables(make_tables(seeds=(0,)), "n_tokens", TOKENS, None, ce_factor=1.0, l0_factor=1.0)
-    more = ["400"]  # twice as many runs with the usual number
-    edit(tables, "runs", lambda t: pd.concat([t, t[t["n_tokens"] == 400].assign(run=lambda u: u["run"] + "more", d_sae=7)]))
-    assert more
+    # further runs make 400 the usual number
+    others = {"run": lambda t: t["run"] + "-more", "family_but_n_tokens": "of further runs"}
+    edit(tables, "runs", lambda t: pd.concat([t, t[t["n_tokens"] == 400].assign(**others)]))
+    edit(tables, "fidelity", lambda t: pd.concat([t, t[t["run"].str.endswith("400")].assign(run=others["run"])]))
     scale(tables, "ce_increase", {"-n_tokens50": 1.6, "-n_tokens200": 1.05})
     edit(tables, "fidelity", lambda t: t.assign(value=t["value"].mask(by_end_to_end(t, 200), t["value"] * 1.2)))
     edit(tables, "fidelity", lambda t: t.assign(value=t["value"].mask(by_end_to_end(t, 800), t["value"] * 0.9)))
@@ -384,24 +392,24 @@ def with_finetuning(make_tables):
 
 
 def test_fine_tuning_removes_a_share_at_the_papers_budget(with_finetuning):
-    row = claim(with_finetuning, "fine-tuning")
+    row = claim(finetune_claims, with_finetuning)
     assert (row["ours"], row["low"], row["high"]) == pytest.approx((0.5, 0.5, 0.5))
     assert (row["verdict"], row["note"]) == (REPRODUCED, "3 runs at 5 % of the tokens, L0 1.00 to 1.00 times the start's")
     scale(with_finetuning, "ce_increase", {"-n_tokens50000": 1.8, "c6-s0-n_tokens50000": 1.7})
-    row = claim(with_finetuning, "fine-tuning")
+    row = claim(finetune_claims, with_finetuning)
     assert row["verdict"] == NOT_REPRODUCED and (row["low"], row["high"]) == pytest.approx((0.1, 0.15))
 
 
 def test_fine_tuning_at_another_budget_is_taken_at_the_nearest(with_finetuning):
     edit(with_finetuning, "runs", lambda t: t[t["n_tokens"] != 50_000])
-    row = claim(with_finetuning, "fine-tuning")
+    row = claim(finetune_claims, with_finetuning)
     assert row["ours"] == pytest.approx(1 - 0.5 * 0.8)
     assert row["note"].startswith("3 runs at 20 % of the tokens, L0 1.10 to 1.10")
 
 
 def test_fine_tuning_without_its_start_cannot_be_tested(with_finetuning):
     edit(with_finetuning, "runs", lambda t: t[t["objective"] != "local"])
-    row = claim(with_finetuning, "fine-tuning")
+    row = claim(finetune_claims, with_finetuning)
     assert row["verdict"] == UNTESTED and "continues" in row["note"]
 
 
@@ -445,4 +453,4 @@ def test_the_command_prints_one_experiment_or_several_under_headings(make_tables
     assert cli.main(["claims", "--experiment", "one", "--experiment", "two"]) == 0
     assert capsys.readouterr().out == f"## one\n\n{alone}\n## two\n\n{alone}"
     assert cli.main(["claims", "--experiment", "three"]) == 2
-    assert "results/three/tables/runs.parquet is missing" in capsys.readouterr().err
+    assert "results/three/tables/fidelity.parquet is missing" in capsys.readouterr().err

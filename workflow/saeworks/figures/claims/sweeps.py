@@ -1,7 +1,7 @@
 """Claims on sweeps of one setting (Fig. 13 to 17 of Braun et al. 2024) and on fine-tuning (Karvonen 2025).
 
 A claim on a setting is tested where runs differ in nothing but it, their sparsity and their seed; of these the runs of the lowest
-seed are the curves, one for each value.
+seed are the curves, one for each value. The usual value is the one that most runs of the paper's objectives have.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..common import LABELS, read_metrics
+from ..common import LABELS, read_metrics, read_table
 from ..dictionary_sweep import SWEEP as DICTIONARY
 from ..finetune_budget import budgets, read_budgets
 from ..lr_sweep import SWEEP as LEARNING_RATE
 from ..samples_sweep import SWEEP as SAMPLES
-from ..sweeps import Sweep, million, read_sweep
+from ..sweeps import million
 from .curves import CurveRatio, ratio_of_curves
 from .rows import OF_PAPER, RUNS, Claim, Row, of_one_architecture
 
@@ -30,31 +30,16 @@ _TOO_FEW = 0.25  # of the usual tokens; the paper's too few are an eighth
 
 def sweep_claims(hook_point: str, tables: Path) -> list[Row]:
     """Learning rates, dictionary sizes and training tokens, for each objective that has such a sweep at the hook point."""
+    sweeps = {LEARNING_RATE: _learning_rates, DICTIONARY: _dictionaries, SAMPLES: _samples}
+    read_table(tables, "runs", [name for sweep in sweeps for name in (sweep.column, f"family_but_{sweep.column}")])
+    runs = of_one_architecture(read_metrics(tables, _METRICS).dropna(subset=_METRICS))
+    runs = runs[(runs["hook_point"] == hook_point) & runs["objective"].isin(OF_PAPER)]
     rows = []
-    for sweep, claims_of in ((LEARNING_RATE, _learning_rates), (DICTIONARY, _dictionaries), (SAMPLES, _samples)):
-        usual = _usual(tables, hook_point, sweep.column)
-        for group in _groups(tables, hook_point, sweep):
-            rows += claims_of(hook_point, group, usual)
+    for sweep, claims_of in sweeps.items():
+        for group in sweep.groups(runs):
+            of_lowest_seed = group[group["seed"] == group["seed"].min()]
+            rows += claims_of(hook_point, of_lowest_seed, runs[sweep.column].value_counts(sort=False).idxmax())
     return rows
-
-
-def _usual(tables: Path, hook_point: str, column: str) -> Any:
-    """The value that most runs of the paper's objectives have."""
-    runs = read_metrics(tables, [])
-    here = runs[(runs["hook_point"] == hook_point) & runs["objective"].isin(OF_PAPER)]
-    return here[column].value_counts(sort=False).idxmax() if len(here) else None
-
-
-def _groups(tables: Path, hook_point: str, sweep: Sweep) -> list[pd.DataFrame]:
-    """The runs of each sweep of the setting, of the lowest seed and of the architecture that the claims compare."""
-    compared = set(of_one_architecture(read_metrics(tables, []))["run"])
-    found = []
-    for group in read_sweep(tables, sweep, _METRICS):
-        group = group[group["objective"].isin(OF_PAPER) & (group["hook_point"] == hook_point) & group["run"].isin(compared)]
-        group = group[group["seed"] == group["seed"].min()]
-        if group[sweep.column].nunique() > 1:
-            found.append(group)
-    return found
 
 
 def _ratios(group: pd.DataFrame, column: str, steps: list[tuple[Any, Any]], x: str, y: str) -> list[CurveRatio]:
