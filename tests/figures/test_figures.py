@@ -445,7 +445,7 @@ def test_notebook_runs_to_equal_bytes_and_holds_no_trace_of_the_place(workplace)
     html = Path("first/n.html").read_text()
     assert len(re.findall('<img alt="[^"]{30,}" src="data:image/png;base64,', html)) == 4
     assert "<script" not in html and "<link" not in html
-    assert "18 reproduced, 2 not reproduced, 0 cannot be tested" in html
+    assert "20 reproduced, 3 not reproduced, 2 cannot be tested" in html
     executed = nbformat.read("first/n.ipynb", 4)
     outputs = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
     links = [re.search('src="([^"]*)"', data["text/html"])[1] for data in outputs if "<img" in data.get("text/html", "")]
