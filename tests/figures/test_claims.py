@@ -313,7 +313,20 @@ def test_without_a_rate_above_the_usual_the_claim_cannot_be_tested(make_tables):
     tables = sweep_tables(make_tables(seeds=(0,)), "lr", [5e-4, 1e-3], ["local"], ce_factor=1.0)
     edit(tables, "runs", lambda t: t.assign(lr=t["lr"].where(t["objective"] == "local", 1e-3)))
     row = rows_of(tables, "learning rate")["local"]
-    assert row["verdict"] == UNTESTED and row["note"].endswith("0.001")
+    assert row["verdict"] == UNTESTED and "of most runs, 0.001, and one above it" in row["note"]
+
+
+def test_sweeps_of_one_objective_are_named_apart_and_are_those_of_the_lowest_seed(make_tables):
+    tables = sweep_tables(make_tables(seeds=(0, 1)), "d_sae", [512, 1024], ["local"], ce_factor=1.0)
+    scale(tables, "alive_features", {"s0-d_sae1024": 2.0})
+    again = {"run": lambda t: t["run"] + "-b", "family_but_d_sae": "b", "group": "local-b"}
+    edit(tables, "runs", lambda t: pd.concat([t, t[t["objective"] == "local"].assign(**again)]))
+    edit(tables, "fidelity", lambda t: pd.concat([t, t.assign(run=t["run"] + "-b")]))
+    found = rows_of(tables, "largest dictionary")
+    assert set(found) == {"local (local)", "local (local-b)"}
+    assert all(row["ours"] == pytest.approx(2) for row in found.values())
+    edit(tables, "runs", lambda t: t[(t["d_sae"] == 512) | (t["seed"] == 1) | (t["objective"] != "local")])
+    assert not rows_of(tables, "largest dictionary")  # one size in the lowest seed
 
 
 def test_alive_features_grow_with_the_dictionary(make_tables):

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..common import LABELS, read_metrics, read_table
+from ..common import read_metrics, read_table
 from ..dictionary_sweep import SWEEP as DICTIONARY
 from ..finetune_budget import budgets, read_budgets
 from ..lr_sweep import SWEEP as LEARNING_RATE
 from ..samples_sweep import SWEEP as SAMPLES
-from ..sweeps import million
+from ..sweeps import group_names, million
 from .curves import CurveRatio, ratio_of_curves
 from .rows import OF_PAPER, RUNS, Claim, Row, of_one_architecture
 
@@ -36,9 +36,10 @@ def sweep_claims(hook_point: str, tables: Path) -> list[Row]:
     runs = runs[(runs["hook_point"] == hook_point) & runs["objective"].isin(OF_PAPER)]
     rows = []
     for sweep, claims_of in sweeps.items():
-        for group in sweep.groups(runs):
-            of_lowest_seed = group[group["seed"] == group["seed"].min()]
-            rows += claims_of(hook_point, of_lowest_seed, runs[sweep.column].value_counts(sort=False).idxmax())
+        of_lowest_seed = [group[group["seed"] == group["seed"].min()] for group in sweep.groups(runs)]
+        groups = [group for group in of_lowest_seed if group[sweep.column].nunique() > 1]
+        for group, name in zip(groups, group_names(groups) if groups else [], strict=True):
+            rows += claims_of(hook_point, name, group, runs[sweep.column].value_counts(sort=False).idxmax())
     return rows
 
 
@@ -51,17 +52,17 @@ def _why(ratios: list[CurveRatio]) -> str:
     return next((ratio.why for ratio in ratios if ratio.why), "")
 
 
-def _learning_rates(hook_point: str, group: pd.DataFrame, usual: float) -> list[Row]:
+def _learning_rates(hook_point: str, name: str, group: pd.DataFrame, usual: float) -> list[Row]:
     claim = Claim(
         hook_point,
-        f"{_name(group)}: alive features at a higher learning rate than the usual, over it, at equal CE increase",
+        f"{name}: alive features at a higher learning rate than the usual, over it, at equal CE increase",
         "below 1 (Fig. 13 to 15)",
         "below 1 at each higher rate",
     )
     rates = sorted(set(group["lr"]))
     higher = [rate for rate in rates if rate > usual]
     if usual not in rates or not higher:
-        return [claim.untested(f"no learning rate above that of most runs, {usual:g}")]
+        return [claim.untested(f"no sweep with the learning rate of most runs, {usual:g}, and one above it")]
     ratios = _ratios(group, "lr", [(rate, usual) for rate in higher], "ce_increase", "alive_features")
     if why := _why(ratios):
         return [claim.untested(why)]
@@ -69,10 +70,10 @@ def _learning_rates(hook_point: str, group: pd.DataFrame, usual: float) -> list[
     return [_of_ratios(claim, all(r.mean < 1 for r in ratios), ratios, note)]
 
 
-def _dictionaries(hook_point: str, group: pd.DataFrame, usual: int) -> list[Row]:
+def _dictionaries(hook_point: str, name: str, group: pd.DataFrame, usual: int) -> list[Row]:
     claim = Claim(
         hook_point,
-        f"{_name(group)}: alive features of the largest dictionary over the smallest's, at equal CE increase",
+        f"{name}: alive features of the largest dictionary over the smallest's, at equal CE increase",
         "above 1 (Fig. 16)",
         "above 1, and so from each size to the next",
     )
@@ -84,51 +85,37 @@ def _dictionaries(hook_point: str, group: pd.DataFrame, usual: int) -> list[Row]
     return [_of_ratios(claim, all(r.mean > 1 for r in [*steps, *whole]), whole, f"sizes {', '.join(map(str, sizes))}")]
 
 
-def _samples(hook_point: str, group: pd.DataFrame, usual: int) -> list[Row]:
-    name, numbers = _name(group), sorted(set(group["n_tokens"]))
+def _samples(hook_point: str, name: str, group: pd.DataFrame, usual: int) -> list[Row]:
+    numbers = sorted(set(group["n_tokens"]))
     from_half = [n for n in numbers if n > 0.49 * usual]  # training rounds down to whole batches
-    up_to_usual = [n for n in numbers if n <= usual]
-    if group["objective"].iloc[0] == "local":
-        few = sorted((n for n in numbers if n <= _TOO_FEW * usual), key=lambda n: abs(np.log(8 * n / usual)))[:1]
+    text = f"{name}: CE increase at equal L0 with"
+    if group["objective"].iloc[0] == "e2e_ds":
+        published, criterion = "below 1: improves up to 400k samples (Fig. 17)", "below 1, and so from each number to the next"
+        claim = Claim(hook_point, f"{text} the usual number of tokens, over that with the fewest", published, criterion)
+        return [_improving(claim, group, [n for n in numbers if n <= usual], "less than the usual number")]
+    claim_text = f"{text} the most tokens, over that with half the usual number"
+    if group["objective"].iloc[0] == "e2e":
+        published, criterion = "below 1: improves to 800k samples (Fig. 17)", "below 1, and so from each number to the next"
         return [
-            _of_tokens(
-                Claim(
-                    hook_point,
-                    f"{name}: CE increase at equal L0 with few tokens, over that with the usual number",
-                    "clearly above 1 at an eighth (Fig. 17)",
-                    "above 1.1",
-                ),
-                group,
-                [(n, usual) for n in few if usual in numbers],
-                lambda ratio: ratio > 1.1,
-                "a quarter of the usual number or less",
-            ),
-            _of_tokens(
-                Claim(
-                    hook_point,
-                    f"{name}: CE increase at equal L0 with the most tokens, over that with half the usual number",
-                    "≈ 1: 200k ≈ 400k ≈ 800k samples (Fig. 17)",
-                    "0.9 or more",
-                ),
-                group,
-                [(from_half[-1], from_half[0])] if len(from_half) > 1 else [],
-                lambda ratio: ratio >= 0.9,
-                "half the usual number and more",
-            ),
+            _improving(Claim(hook_point, claim_text, published, criterion), group, from_half, "half the usual number and more")
         ]
-    compared, until, which, lacking = (
-        (from_half, "to 800k", "the most tokens, over that with half the usual number", "half the usual number and more")
-        if group["objective"].iloc[0] == "e2e"
-        else (up_to_usual, "up to 400k", "the usual number of tokens, over that with the fewest", "less than the usual number")
-    )
-    claim = Claim(
-        hook_point,
-        f"{name}: CE increase at equal L0 with {which}",
-        f"below 1: improves {until} samples (Fig. 17)",
-        "below 1, and so from each number to the next",
-    )
-    steps = [*zip(compared[1:], compared, strict=False), (compared[-1], compared[0])] if len(compared) > 1 else []
-    return [_of_tokens(claim, group, steps, lambda ratio: ratio < 1, lacking)]
+    enough = Claim(hook_point, claim_text, "≈ 1: 200k ≈ 400k ≈ 800k samples (Fig. 17)", "0.9 or more")
+    claim_text = f"{text} few tokens, over that with the usual number"
+    too_few = Claim(hook_point, claim_text, "clearly above 1 at an eighth (Fig. 17)", "above 1.1")
+    few = sorted((n for n in numbers if n <= _TOO_FEW * usual and usual in numbers), key=lambda n: abs(np.log(8 * n / usual)))
+    ends = [(from_half[-1], from_half[0])] if len(from_half) > 1 else []
+    return [
+        _of_tokens(
+            too_few, group, [(n, usual) for n in few[:1]], lambda ratio: ratio > 1.1, "a quarter of the usual number or less"
+        ),
+        _of_tokens(enough, group, ends, lambda ratio: ratio >= 0.9, "half the usual number and more"),
+    ]
+
+
+def _improving(claim: Claim, group: pd.DataFrame, numbers: list[int], lacking: str) -> Row:
+    """The row of the claim that the CE increase falls from each of the numbers of tokens to the next."""
+    steps = [*zip(numbers[1:], numbers, strict=False), (numbers[-1], numbers[0])] if len(numbers) > 1 else []
+    return _of_tokens(claim, group, steps, lambda ratio: ratio < 1, lacking)
 
 
 def _of_tokens(
@@ -148,10 +135,6 @@ def _of_tokens(
 def _of_ratios(claim: Claim, passed: bool, ratios: list[CurveRatio], note: str) -> Row:
     mean = np.mean([r.mean for r in ratios])
     return claim.tested(passed, mean, note, _STEPS, min(r.low for r in ratios), max(r.high for r in ratios))
-
-
-def _name(group: pd.DataFrame) -> str:
-    return LABELS[group["objective"].iloc[0]]
 
 
 def finetune_claims(hook_point: str, tables: Path) -> list[Row]:
