@@ -254,10 +254,12 @@ def test_agreement_is_faithful_within_a_quarter(with_agreement):
     assert claim(agreement_claims, with_agreement)["verdict"] == NOT_REPRODUCED
 
 
-@pytest.mark.parametrize("unclear", [{"accuracy_model": 0.7}, {"m_ablated": 1.1}, {"m_model": -2.0}, {"faithfulness": np.nan}])
+@pytest.mark.parametrize(
+    "unclear", [{"accuracy_model": 0.7}, {"m_ablated": 1.1}, {"m_model": -2.0, "m_ablated": -3.0}, {"faithfulness": np.nan}]
+)
 def test_agreement_counts_where_the_model_is_clear(with_agreement, unclear):
-    ((column, value),) = unclear.items()
-    edit(with_agreement, "agreement", lambda t: t.assign(**{column: t[column].mask(t["template"] == "nounpp", value)}))
+    nounpp = {column: lambda t, c=column: t[c].mask(t["template"] == "nounpp", unclear[c]) for column in unclear}
+    edit(with_agreement, "agreement", lambda t: t.assign(**nounpp))
     row = claim(agreement_claims, with_agreement)
     assert (row["ours"], row["verdict"]) == (pytest.approx(1.0), REPRODUCED)
     assert row["note"] == "3 runs on simple; not clear: nounpp"
