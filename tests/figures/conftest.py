@@ -211,3 +211,34 @@ def with_evaluation(tables: Path, outlier: float = 1.0, n_layers: int = 8) -> Pa
     pd.concat(selections, ignore_index=True).to_parquet(tables / "selection.parquet")
     pd.concat(tokens, ignore_index=True).to_parquet(tables / "tokens.parquet")
     return tables
+
+
+def papers_pattern(tables: Path, n_layers: int = 8) -> Path:
+    """Choose runs at equal CE increase, and give all runs the crowding and the explained variance that the paper reports.
+
+    The densest run of local and the sparsest of the others have equal CE increase, and local's has more alive features.
+    """
+    frames = {name: pd.read_parquet(tables / f"{name}.parquet") for name in ("runs", "fidelity", "selection", "geometry")}
+    names = {"local-c6": "local-c1", "e2e-c1.5": "e2e-c3", "e2e_ds-c20": "e2e_ds-c50"}
+    chosen = {f"{HOOK}/{old}-s0": f"{HOOK}/{new}-s0" for old, new in names.items()}
+    geometry = frames["geometry"]
+    of_chosen = geometry[geometry["comparison"].isin(["cross_objective", "within_difference"])].replace(chosen)
+    geometry = pd.concat([geometry, of_chosen], ignore_index=True)
+    runs = frames["runs"].set_index("run")
+    alive = frames["fidelity"].query("metric == 'alive_features'").set_index("run")["value"]
+    within = geometry["comparison"] == "within"
+    base = geometry["run_a"].map(runs["objective"]).map({name: pattern[0] for name, pattern in PATTERN.items()})
+    geometry.loc[within, "value"] = (base + 1e-4 * (1000 - geometry["run_a"].map(alive)))[within]
+    at_sae, at_end = {"local": 0.9, "e2e": -0.2, "e2e_ds": 0.4}, {"local": 0.9, "e2e": 0.72, "e2e_ds": 0.88}
+    variance = []
+    for run in runs[runs["objective"].isin(at_sae)].itertuples():
+        variance.append((run.Index, "explained_variance_ln_swapped", run.layer, at_sae[run.objective]))
+        for layer in range(run.layer, n_layers + 1):
+            value = np.interp(layer, [run.layer, n_layers - 1], [at_sae[run.objective], at_end[run.objective]])
+            variance += [(run.Index, f"explained_variance_ln{kind}", layer, value) for kind in ("", "_mean_of_ratios")]
+    columns = ["run", "metric", "layer", "value"]
+    variance = pd.DataFrame(variance, columns=columns).assign(positions="all", unit="1", n_tokens=131072)
+    pd.concat([frames["fidelity"], variance], ignore_index=True).to_parquet(tables / "fidelity.parquet")
+    frames["selection"].replace(chosen).to_parquet(tables / "selection.parquet")
+    geometry.to_parquet(tables / "geometry.parquet")
+    return tables

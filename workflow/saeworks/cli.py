@@ -222,6 +222,14 @@ COMMANDS = {
         },
         uses_torch=False,
     ),
+    "claims": Command(
+        "figures.verdicts",
+        "print the papers' claims beside the results of experiments, as Markdown",
+        {"experiment": "experiment name"},
+        function="print_claims",
+        repeated=("experiment",),
+        uses_torch=False,
+    ),
     "document": Command(
         "config.document",
         "write config/README.md and the JSON schema from the configuration models",
@@ -306,7 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         sub = subparsers.add_parser(name, help=command.help, description=command.help)
         for option, text in command.options.items():
-            many = {"nargs": "+"} if option in command.repeated else {}
+            many = {"nargs": "+", "action": "extend"} if option in command.repeated else {}
             default = {"default": _DEFAULTS[option]} if option in _DEFAULTS else {"required": True}
             sub.add_argument(f"--{option}", help=text, **default, **many)
         for flag in command.flags:
