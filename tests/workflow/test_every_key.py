@@ -64,7 +64,7 @@ _VALUES = {  # where the next value of the type would not do
     "training.downstream_hook_points": ["blocks.2.hook_mlp_out"],
     "training.matryoshka_fractions": [0.25, 0.75],
     "training.penalty": "tanh",
-    "training.n_tokens": 4096,
+    "training.n_tokens": 3072,
     "training.precision": "bf16",
     "training.resample_tokens": [1024],
     "training.auxk_k": 3,
@@ -180,7 +180,8 @@ def _expected(key: str, before: Experiment, after: Experiment) -> dict[str, int]
     if block == "evaluation":
         return {"evaluate", "tables", *after_tables, *_TIMES}
     rules = {"train", "evaluate", "tables", *after_tables, *_TIMES}
-    if block in ("model", "corpus", "activations") and after.activations.source == "cache":
+    new_activations = block in ("model", "corpus", "activations") or after.hook_points() != before.hook_points()
+    if new_activations and after.activations.source == "cache":
         rules |= {"activation_cache"}
     if block in ("model", "corpus"):
         rules |= {"corpus"}
