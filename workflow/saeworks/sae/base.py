@@ -152,7 +152,11 @@ class SAE(nn.Module, ABC):
     def finish(self, x: Tensor, pre: Codes, aux: Codes | None, others: list[Codes]) -> Forward:
         """Activations and reconstruction from pre-activations. `others`: those of `extra_selections`."""
         codes, dictionary = self.activate(pre), self.dictionary()
-        return Forward(x, codes, pre, [codes.decode(dictionary) + self.b_dec], dictionary, aux)
+        return Forward(x, codes, pre, self.reconstructions(codes, dictionary), dictionary, aux)
+
+    def reconstructions(self, codes: Codes, dictionary: Float[Tensor, "d_sae d_in"]) -> list[Float[Tensor, "B d_in"]]:
+        """The outputs that count, the whole dictionary's last."""
+        return [codes.decode(dictionary) + self.b_dec]
 
     def extra_selections(self, pre: Float[Tensor, "rows d_sae"]) -> list[Int[Tensor, " n"]]:
         """Flat indices of further entries that the loss needs, for architectures that have such."""
