@@ -12,6 +12,7 @@ from tests import tiny_pipeline
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
+os.environ["TRITON_INTERPRET"] = "1"  # kernels run on CPU tensors; read when Triton is imported
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,10 +3,13 @@
 `python tests/benchmarks/gpu.py --out results/benchmarks/cuda.json`: minutes on an H200. Without a CUDA device it says so and
 measures nothing. `--device cpu --small` runs the same code on the CPU, which tells nothing about speed.
 
-correctness: loss and gradients of every architecture against the CPU in float64, in float64, float32, TF32 and bf16. Float64
-             shows that both compute the same; below it, entries at the threshold of selection may fall on the other side.
+correctness: loss and gradients of every architecture against the CPU in float64, in float64, float32, TF32 and bf16; of ReLU and
+             its relatives with dense products and with packed entries (`sae.compact`). Float64 shows that all compute the same;
+             below it, entries at the threshold of selection may fall on the other side.
 sync:        a step that is not logged makes the host wait for nothing (`torch.cuda.set_sync_debug_mode("error")`).
-throughput:  tokens per second of `Member.step`, and the share of the encoder's product alone, measured beside it.
+throughput:  tokens per second of `Member.step`, and the share of the encoder's product alone, measured beside it; `packed` says
+             whether the steps of ReLU and its relatives packed their entries.
+density:     the same with packed entries and with dense products, as more and more entries are active: which is faster where.
 end_to_end:  e2e_ds at blocks.6.hook_resid_pre of a GPT of GPT-2 small's shape, random weights.
 
 Everything runs as under `saeworks train --device cuda`, whose deterministic algorithms `throughput` also goes without once.
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import itertools
 import json
 import math
 import os
@@ -39,6 +43,7 @@ from saeworks.lm.decoder import Architecture, Decoder
 from saeworks.lm.sites import Site
 from saeworks.sae.base import SAE
 from saeworks.sae.build import build_sae
+from saeworks.sae.compact import usable
 from saeworks.sae.init import initialise
 from saeworks.store.files import write_json
 from saeworks.training.member import Member
@@ -68,7 +73,8 @@ CASES: dict[str, dict] = {  # architectures and what else has a path of its own
     "relu_ghost": {"dead_features": "ghost_grads"},
     "relu_e2e_ds": {"objective": "e2e_ds"},
 }
-NO_SYNC = ("relu", "topk", "topk_auxk")  # which must not wait; the others are reported
+NO_SYNC = ("relu", "gated", "jumprelu", "topk", "topk_auxk")  # which must not wait; the others are reported
+SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of active entries
 _NEVER = 10**9  # steps: no step below it is logged
 
 
@@ -91,7 +97,7 @@ class Sizes:
 
 
 LARGE = Sizes(
-    d_sae=4096,
+    d_sae=8192,  # where the entries are few enough to be packed in every precision
     batch=512,
     gpt=random_gpt.shape(n_layers=4, d_model=256, n_heads=4, d_vocab=2048, n_ctx=64),
     layer=2,
@@ -151,15 +157,17 @@ def run_spec(case: str, d_sae: int, batch: int, hook_point: str = "", **settings
     )
 
 
-def make_sae(spec: RunSpec, x: Tensor) -> SAE:
-    """The SAE of a run on x's device; ReLU and its relatives start at an L0 of 49 on x (n, d_in)."""
+def make_sae(spec: RunSpec, x: Tensor, share: float | None = None) -> SAE:
+    """The SAE of a run on x's device; ReLU and its relatives start at an L0 of 49 on x (n, d_in), or a share of the entries."""
     sae = build_sae(x.shape[1], spec.training, spec.k).to(x.device)
     initialise(sae, spec.training, torch.Generator(x.device).manual_seed(0))
     with torch.no_grad():
         if spec.training.dead_features != "none":
             sae.W_enc[:, : sae.d_sae // 2] *= DEAD_SCALE
         if spec.k is None:
-            sae.b_enc.fill_(1.001 * bias_for_l0(x[:256] @ sae.W_enc))  # as it is, one entry would be at the very threshold
+            pre = x[:256] @ sae.W_enc
+            bias = bias_for_l0(pre) if share is None else -float(pre.flatten().topk(int(share * pre.numel())).values[-1])
+            sae.b_enc.fill_(1.001 * bias)  # as it is, one entry would be at the very threshold
         if spec.training.architecture == "gated":
             sae.b_mag.copy_(sae.b_enc)
     return sae.train()
@@ -179,7 +187,7 @@ def residuals(start: int, stop: int) -> list[str]:
 
 
 def loss_and_gradients(
-    spec: RunSpec, sae: SAE, x: Tensor, model: Decoder | None, downstream: list[str]
+    spec: RunSpec, sae: SAE, x: Tensor, model: Decoder | None, downstream: list[str], packed: bool = False
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss, and gradients by name, on x (rows, context, d_in); on the CPU in float64. Half of the features count as dead."""
     dead = None
@@ -188,7 +196,8 @@ def loss_and_gradients(
     clean = None
     if model is not None:
         clean = CleanPass(model, Site.parse(spec.hook_point, model.arch), x, x, downstream)
-    terms, _ = loss_terms(sae, x.flatten(0, -2), spec, clean, downstream, dead)
+    flat = x.flatten(0, -2)
+    terms, _ = loss_terms(sae, flat, spec, clean, downstream, dead, capacity=len(flat) * sae.d_sae if packed else None)
     loss = total(terms, coefficients(spec))
     loss.backward()
     sae.before_step()
@@ -210,10 +219,17 @@ def correctness(device: torch.device, sizes: Sizes) -> list[dict]:
         spec = run_spec(case, sizes.d_sae, sizes.batch, site)
         sae = make_sae(spec, x.float().flatten(0, 1))
         expected = loss_and_gradients(spec, copy.deepcopy(sae).double(), x, language_model, downstream)
-        for precision in ("float64", *PRECISIONS):
+        paths = (False, True) if sae.elementwise and usable(device) else (False,)
+        for precision, packed in itertools.product(("float64", *PRECISIONS), paths):
 
             def compare(
-                case=case, precision=precision, sae=sae, language_model=language_model, downstream=downstream, expected=expected
+                case=case,
+                precision=precision,
+                packed=packed,
+                sae=sae,
+                language_model=language_model,
+                downstream=downstream,
+                expected=expected,
             ):
                 settings = PRECISIONS.get(precision, {})
                 dtype = torch.float64 if precision == "float64" else torch.float32
@@ -224,16 +240,17 @@ def correctness(device: torch.device, sizes: Sizes) -> list[dict]:
                     x.to(device, dtype),
                     language_model and language_model.to(device, dtype),
                     downstream,
+                    packed,
                 )
-                return [difference(case, precision, found, expected)]
+                return [difference(case, precision, packed, found, expected)]
 
-            rows += guarded({"case": case, "precision": precision}, compare)
+            rows += guarded({"case": case, "precision": precision, "packed": packed}, compare)
     torch.backends.cuda.matmul.allow_tf32 = False
     return rows
 
 
 def difference(
-    case: str, precision: str, found: tuple[float, dict[str, Tensor]], expected: tuple[float, dict[str, Tensor]]
+    case: str, precision: str, packed: bool, found: tuple[float, dict[str, Tensor]], expected: tuple[float, dict[str, Tensor]]
 ) -> dict:
     """How far loss and gradients are from the expected ones; printed."""
     loss = abs(found[0] - expected[0]) / abs(expected[0])
@@ -243,14 +260,16 @@ def difference(
     worst = max(by_norm, key=by_norm.get)
     loose = case in ILL_CONDITIONED and precision in ("TF32", "bf16")
     fits = loss <= LOSS_TOLERANCE[precision] and (loose or by_norm[worst] <= GRADIENT_TOLERANCE[precision])
+    name = f"{case:<12} {precision:<8} {'packed' if packed else '':<6}"
     print(
-        f"{case:<12} {precision:<8} loss {loss:.1e}   gradients {by_norm[worst]:.1e} of the norm ({worst}), {by_max:.1e} of the "
-        f"maximum{'' if fits else '   BEYOND TOLERANCE'}",
+        f"{name} loss {loss:.1e}   gradients {by_norm[worst]:.1e} of the norm ({worst}), {by_max:.1e} of the maximum"
+        f"{'' if fits else '   BEYOND TOLERANCE'}",
         flush=True,
     )
     return {
         "case": case,
         "precision": precision,
+        "packed": packed,
         "loss": found[0],
         "loss_difference": loss,
         "gradient_difference_of_norm": by_norm[worst],
@@ -263,24 +282,32 @@ def difference(
 # steps
 
 
-def make_steps(spec: RunSpec, x: Tensor, model: Decoder | None, downstream: list[str]) -> Callable[[], None]:
-    """One training step per call, as the trainer makes them, on x (rows, context, d_in)."""
-    flat = x.flatten(0, -2).float()
-    sae = make_sae(spec, flat)
-    member = Member(spec, sae, downstream, _NEVER, 1.0, None, lambda step: flat)
-    site = model and Site.parse(spec.hook_point, model.arch)
-    done = 0
+class Steps:
+    """Training steps on x (rows, context, d_in), one per call, as the trainer makes them."""
 
-    def step() -> None:
-        nonlocal done
-        torch.backends.cuda.matmul.allow_tf32 = spec.training.tf32
-        if spec.training.dead_features != "none":
-            member.silent[: sae.d_sae // 2] = spec.training.dead_window_tokens
-        clean = None if model is None else CleanPass(model, site, x, x, downstream)
-        member.step(done, flat, clean)
-        done += 1
+    def __init__(
+        self, spec: RunSpec, x: Tensor, model: Decoder | None, downstream: list[str], share: float | None = None
+    ) -> None:
+        self.spec, self.x, self.model, self.downstream = spec, x, model, downstream
+        self.flat = x.flatten(0, -2).float()
+        sae = make_sae(spec, self.flat, share)
+        self.member = Member(spec, sae, downstream, _NEVER, 1.0, None, lambda step: self.flat)
+        self.site = model and Site.parse(spec.hook_point, model.arch)
+        self.done = 0
 
-    return step
+    def __call__(self) -> None:
+        settings, member = self.spec.training, self.member
+        torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+        if settings.dead_features != "none":
+            member.silent[: member.sae.d_sae // 2] = settings.dead_window_tokens
+        clean = None if self.model is None else CleanPass(self.model, self.site, self.x, self.x, self.downstream)
+        member.step(self.done, self.flat, clean)
+        self.done += 1
+
+    @property
+    def packed(self) -> bool:
+        """Whether the next step packs its entries."""
+        return self.member.capacity(len(self.flat)) is not None
 
 
 @contextlib.contextmanager
@@ -309,14 +336,22 @@ def sync(device: torch.device, sizes: Sizes) -> list[dict]:
         end_to_end = CASES[case].get("objective") is not None
         for precision in ("float32", "bf16"):
             for deterministic in (True, False):
-                row = {"case": case, "precision": precision, "deterministic": deterministic, "waits": False, "at": None}
+                row = {
+                    "case": case,
+                    "precision": precision,
+                    "deterministic": deterministic,
+                    "packed": False,
+                    "waits": False,
+                    "at": None,
+                }
                 torch.use_deterministic_algorithms(deterministic, warn_only=True)
                 try:
                     spec = run_spec(case, sizes.d_sae, sizes.batch, site, **PRECISIONS[precision])
-                    step = make_steps(spec, x, model if end_to_end else None, downstream if end_to_end else [])
+                    step = Steps(spec, x, model if end_to_end else None, downstream if end_to_end else [])
                     for _ in range(2):
                         step()
                     synchronise(device)
+                    row["packed"] = step.packed
                     with no_sync(device):
                         step()
                 except RuntimeError as error:
@@ -326,6 +361,7 @@ def sync(device: torch.device, sizes: Sizes) -> list[dict]:
                 rows.append(row)
                 print(
                     f"{case:<12} {precision:<8} {'deterministic' if deterministic else 'any algorithm':<13} "
+                    f"{'packed' if row['packed'] else '':<6} "
                     + (
                         f"{'waits' if row['waits'] else 'fails'} at {row['at']}: {row['error']}" if row["at"] else "does not wait"
                     ),
@@ -391,7 +427,7 @@ def peak_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
 
 
-def figure(row: dict, step: Callable[[], None], tokens: int, ceiling: float | None, device: torch.device, budget: float) -> dict:
+def figure(row: dict, step: Steps, tokens: int, ceiling: float | None, device: torch.device, budget: float) -> dict:
     """`row` with the speed of a step; printed."""
     seconds = seconds_per_call(step, device, budget)
     row |= {
@@ -400,18 +436,19 @@ def figure(row: dict, step: Callable[[], None], tokens: int, ceiling: float | No
         "highest": tokens / min(seconds),
         "ms_per_step": 1e3 * statistics.median(seconds),
         "peak_gib": peak_gib(device),
+        "packed": step.packed,
     }
-    text = "  ".join(f"{value:<10}" if isinstance(value, str) else f"{value:>6}" for value in list(row.values())[: len(row) - 5])
+    text = "  ".join(f"{value:<10}" if isinstance(value, str) else f"{value:>6}" for value in list(row.values())[: len(row) - 6])
     text += f"  {row['tokens_per_s']:>12,.0f} tokens/s  {row['ms_per_step']:>8.2f} ms"
     if ceiling is not None:
         row |= {"encoder_product_tokens_per_s": ceiling, "fraction_of_encoder_product": row["tokens_per_s"] / ceiling}
         text += f"  {100 * row['fraction_of_encoder_product']:>5.1f} % of x W+b"
-    print(text + (f"  {row['peak_gib']:.1f} GiB" if row["peak_gib"] else ""), flush=True)
+    print(text + (f"  {row['peak_gib']:.1f} GiB" if row["peak_gib"] else "") + ("  packed" if step.packed else ""), flush=True)
     return row
 
 
 def throughput(device: torch.device, sizes: Sizes) -> list[dict]:
-    """ReLU, TopK and BatchTopK at each size and precision; at the largest also without deterministic algorithms."""
+    """Architectures at each size and precision; at the largest also without deterministic algorithms."""
     d_in, rows = sizes.throughput_d_in, []
     for d_sae in sizes.throughput_d_sae:
         for batch in sizes.throughput_batch:
@@ -419,7 +456,7 @@ def throughput(device: torch.device, sizes: Sizes) -> list[dict]:
             largest = d_sae == max(sizes.throughput_d_sae) and batch == max(sizes.throughput_batch)
             for precision, settings in PRECISIONS.items():
                 ceiling = encoder_product(d_in, d_sae, batch, precision, device, sizes.seconds)
-                for case in ("relu", "topk", "batch_topk"):
+                for case in ("relu", "gated", "jumprelu", "topk", "batch_topk"):
                     for deterministic in (True, False) if largest else (True,):
                         row = {"case": case, "precision": precision, "d_sae": d_sae, "batch": batch}
                         row["algorithms"] = "deterministic" if deterministic else "any"
@@ -428,7 +465,7 @@ def throughput(device: torch.device, sizes: Sizes) -> list[dict]:
                             lambda row=row, case=case, settings=settings, x=x, ceiling=ceiling: [
                                 figure(
                                     row,
-                                    make_steps(run_spec(case, row["d_sae"], row["batch"], **settings), x, None, []),
+                                    Steps(run_spec(case, row["d_sae"], row["batch"], **settings), x, None, []),
                                     row["batch"],
                                     ceiling,
                                     device,
@@ -438,6 +475,23 @@ def throughput(device: torch.device, sizes: Sizes) -> list[dict]:
                             device,
                             deterministic,
                         )
+    return rows
+
+
+def density(device: torch.device, sizes: Sizes) -> list[dict]:
+    """ReLU at the largest size with packed entries and with dense products, at each precision and share of active entries."""
+    d_in, d_sae, batch, rows = sizes.throughput_d_in, max(sizes.throughput_d_sae), max(sizes.throughput_batch), []
+    x = torch.randn(1, batch, d_in, device=device)
+    for precision, settings in PRECISIONS.items():
+        for share, packs in itertools.product(SHARES, (True, False) if usable(device) else (False,)):
+            row = {"case": "relu", "precision": precision, "d_sae": d_sae, "batch": batch, "share": share}
+
+            def measure(row: dict = row, settings: dict = settings, share: float = share, packs: bool = packs) -> list[dict]:
+                step = Steps(run_spec("relu", d_sae, batch, **settings), x, None, [], share)
+                step.member.compacts, step.member.dense_above = packs, 1.0
+                return [figure(row, step, batch, None, device, sizes.seconds)]
+
+            rows += guarded(row, measure, device)
     return rows
 
 
@@ -463,7 +517,7 @@ def end_to_end(device: torch.device, sizes: Sizes) -> list[dict]:
         def measure(row: dict = row, settings: dict = settings, dtype: torch.dtype = dtype) -> list[dict]:
             spec = run_spec("relu_e2e_ds", sizes.big_d_sae, tokens.numel(), site, **settings)
             language_model = model if dtype == torch.float32 else model.to(dtype=dtype)
-            return [figure(row, make_steps(spec, x, language_model, downstream), tokens.numel(), None, device, 3 * sizes.seconds)]
+            return [figure(row, Steps(spec, x, language_model, downstream), tokens.numel(), None, device, 3 * sizes.seconds)]
 
         rows += guarded(row, measure, device)
     return rows
@@ -488,16 +542,16 @@ def guarded(
         torch.use_deterministic_algorithms(before, warn_only=True)
 
 
-PARTS = {"correctness": correctness, "sync": sync, "throughput": throughput, "end_to_end": end_to_end}
+PARTS = {"correctness": correctness, "sync": sync, "throughput": throughput, "density": density, "end_to_end": end_to_end}
 
 
 def failures(results: dict[str, list[dict]]) -> list[str]:
     """Which demands are not met."""
-    found = [
-        f"{row['case']} in {row['precision']} {'fails' if 'error' in row else 'differs from the CPU'}"
-        for row in results.get("correctness", [])
-        if not row.get("within_tolerance")
-    ]
+    found = []
+    for row in results.get("correctness", []):
+        if not row.get("within_tolerance"):
+            fault = "fails" if "error" in row else "differs from the CPU"
+            found.append(f"{row['case']} in {row['precision']}{' with packed entries' if row['packed'] else ''} {fault}")
     waiting = {row["case"] for row in results.get("sync", []) if row["at"] and row["must_not"]}
     return found + [f"{case} waits for the device, or fails, in a step that is not logged" for case in sorted(waiting)]
 

@@ -50,10 +50,18 @@ def _gradients(sae: SAE, value: Tensor) -> dict[str, Tensor]:
     return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in sae.named_parameters()}
 
 
-def _assert_literal(
-    sae: SAE, variant: str, x: Tensor, k: int, dead: Tensor | None = None, k_aux: int = 0, sparse: bool = True
+def assert_literal(
+    sae: SAE,
+    variant: str,
+    x: Tensor,
+    k: int,
+    dead: Tensor | None = None,
+    k_aux: int = 0,
+    sparse: bool = True,
+    capacity: int | None = None,
 ) -> tuple[literal.Step, dict[str, Tensor]]:
-    ours = _as_literal(sae, sae.train_forward(x, dead, k_aux, sparse))
+    """A training step and its gradients equal the literal ones, which are returned with the gradients."""
+    ours = _as_literal(sae, sae.train_forward(x, dead, k_aux, sparse, capacity))
     expected = literal.step(sae, variant, x, k, dead, k_aux)
     assert len(ours.outputs) == len(expected.outputs)
     assert ours.terms.keys() == expected.terms.keys()
@@ -79,7 +87,7 @@ def _assert_literal(
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, decoder, pre_bias, sparse):
     sae = literal.make(variant, decoder=decoder, pre_bias=pre_bias)
-    expected, gradients = _assert_literal(sae, variant, random(6, 5, seed=9), k=3, sparse=sparse)
+    expected, gradients = assert_literal(sae, variant, random(6, 5, seed=9), k=3, sparse=sparse)
     assert (expected.codes == 0).any() and (expected.codes != 0).any()
     assert all(gradient.any() for gradient in gradients.values())  # none is right for being zero
 
@@ -90,11 +98,11 @@ def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, de
 def test_the_edge_sizes(variant, size, sparse):
     n, k = size["n"], size["k"]
     sae = literal.make(variant, size["d_in"], size["d_sae"], k, decoder="normalised", pre_bias=True)
-    _assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, sparse=sparse)
+    assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, sparse=sparse)
     with torch.no_grad():  # a token on which everything fires, too
         for name in {"b_enc", "b_mag"} & dict(sae.named_parameters()).keys():
             sae.get_parameter(name).fill_(8.0)
-    expected, _ = _assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, sparse=sparse)
+    expected, _ = assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, sparse=sparse)
     assert expected.codes.any()
 
 
@@ -108,7 +116,7 @@ def test_a_silent_dictionary_returns_its_bias_and_has_no_encoder_gradient(varian
     step = sae.train_forward(x, sparse=sparse)
     assert not step.codes.dense().any() and not step.codes.fired().any() and step.codes.l0() == 0
     assert all(torch.equal(output, sae.b_dec.expand(4, 5)) for output in step.outputs)
-    expected, gradients = _assert_literal(sae, variant, x, k=3, sparse=sparse)
+    expected, gradients = assert_literal(sae, variant, x, k=3, sparse=sparse)
     assert not any(gradient.any() for name, gradient in gradients.items() if name != "b_dec")
     assert gradients["b_dec"].all()
 
@@ -121,7 +129,7 @@ def test_auxk_takes_the_largest_dead_pre_activations(variant, k_aux, dead, spars
     sae, x = literal.make(variant, decoder="normalised", pre_bias=True), random(4, 5, seed=9)
     mask = torch.zeros(11, dtype=torch.bool)
     mask[dead] = True
-    expected, _ = _assert_literal(sae, variant, x, 3, mask, k_aux, sparse)
+    expected, _ = assert_literal(sae, variant, x, 3, mask, k_aux, sparse)
     assert expected.aux.any()
     aux = sae.train_forward(x, mask, k_aux, sparse).aux.dense()
     assert not aux[:, ~mask].any()
@@ -136,7 +144,7 @@ def test_auxk_of_no_dead_feature_is_empty(sparse):
     assert output.shape == (4, 5) and not output.any()
     (output.sum() + step.output.sum()).backward()
     assert all(p.grad.isfinite().all() for p in sae.parameters())
-    _assert_literal(sae, "topk", x, 3, torch.zeros(11, dtype=torch.bool), 3, sparse)
+    assert_literal(sae, "topk", x, 3, torch.zeros(11, dtype=torch.bool), 3, sparse)
 
 
 @pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
@@ -149,7 +157,7 @@ def test_of_equal_pre_activations_the_first_are_taken(variant, sparse):
     x = torch.randint(-1, 2, (8, 5), generator=generator).double()
     pre = x @ sae.W_enc + sae.b_enc
     assert max(int((row == row.sort(descending=True).values[1]).sum()) for row in pre) > 2
-    _assert_literal(sae, variant, x, 2, sparse=sparse)
+    assert_literal(sae, variant, x, 2, sparse=sparse)
 
 
 @pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
@@ -158,7 +166,7 @@ def test_chunks_that_do_not_divide_the_batch_change_nothing(variant, sparse, mon
     monkeypatch.setattr("saeworks.sae.base.CHUNK_ROWS", 3)
     sae, dead = literal.make(variant, pre_bias=True), torch.arange(11) % 3 == 0
     assert sae.chunk_rows == (2**62 if isinstance(sae, BatchTopKSAE) else 3)
-    _assert_literal(sae, variant, random(7, 5, seed=9), 3, dead, 2, sparse)
+    assert_literal(sae, variant, random(7, 5, seed=9), 3, dead, 2, sparse)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

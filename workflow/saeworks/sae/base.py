@@ -13,12 +13,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .codes import Codes
+from .compact import encode_compact
 from .sparse import CHUNK_ROWS, encode_active, flat_nonzero, largest_per_row, largest_per_row_without_sync
 
 DecoderConstraint = Literal["normalised", "renormalised", "free"]
 _LAYER_NORM_EPS = 1e-5  # added to the unbiased standard deviation on the way in only, as in SAELens and Gao et al.'s code
 # share of entries above which dense products are faster (tests/benchmarks/density.py)
 DENSE_ABOVE = 0.12
+_COUNTED_ROWS = 1024  # of a dense step
 
 
 Error = Callable[[Float[Tensor, "B d_in"], Float[Tensor, "B d_in"]], Float[Tensor, ""]]
@@ -129,13 +131,18 @@ class SAE(nn.Module, ABC):
         dead: Bool[Tensor, " d_sae"] | None = None,
         k_aux: int = 0,
         sparse: bool | None = None,
+        capacity: int | None = None,
     ) -> Forward:
         """The forward pass of a training step on normalised inputs.
 
         Args:
             dead: features among which AuxK takes the `k_aux` largest pre-activations of each token.
             sparse: compute with active entries only; by default where they are few enough for that to be faster.
+            capacity: compute with active entries only, for which there are so many places (elementwise architectures without
+                AuxK; see `compact`). If there were more, the result is wrong.
         """
+        if capacity is not None:
+            return self.finish(x, self._compact_pre(x, capacity), None, [])
         if sparse is None:
             sparse = self._sparse_is_faster(x)
         (pre, *others) = self._sparse_pre(x, dead, k_aux) if sparse else self._full_pre(x, dead, k_aux)
@@ -145,7 +152,11 @@ class SAE(nn.Module, ABC):
     def finish(self, x: Tensor, pre: Codes, aux: Codes | None, others: list[Codes]) -> Forward:
         """Activations and reconstruction from pre-activations. `others`: those of `extra_selections`."""
         codes, dictionary = self.activate(pre), self.dictionary()
-        return Forward(x, codes, pre, [codes.decode(dictionary) + self.b_dec], dictionary, aux)
+        return Forward(x, codes, pre, self.reconstructions(codes, dictionary), dictionary, aux)
+
+    def reconstructions(self, codes: Codes, dictionary: Float[Tensor, "d_sae d_in"]) -> list[Float[Tensor, "B d_in"]]:
+        """The outputs that count, the whole dictionary's last."""
+        return [codes.decode(dictionary) + self.b_dec]
 
     def extra_selections(self, pre: Float[Tensor, "rows d_sae"]) -> list[Int[Tensor, " n"]]:
         """Flat indices of further entries that the loss needs, for architectures that have such."""
@@ -215,6 +226,19 @@ class SAE(nn.Module, ABC):
         if dead is not None and features is None:  # where fewer than k_aux features are dead, others were taken
             chosen.append(_masked(chosen.pop(), dead))
         return chosen
+
+    def _compact_pre(self, x: Tensor, capacity: int) -> Codes:
+        b_dec = self.b_dec if self.pre_bias else None
+        active, values = encode_compact(x, self.W_enc, self.b_enc, b_dec, self.floor(), capacity)
+        return Codes(values, active)
+
+    @torch.no_grad()
+    def count_selected(self, pre: Codes) -> Int[Tensor, ""]:
+        """How many entries a compact forward pass has, from its pre-activations, or about, from some rows of dense ones."""
+        if pre.active is not None:
+            return pre.active.count
+        rows = pre.values[:_COUNTED_ROWS]
+        return (rows > self.floor()).sum() * pre.n_tokens // len(rows)
 
     def _full_pre(self, x: Tensor, dead: Tensor | None, k_aux: int) -> list[Codes]:
         """As `_sparse_pre`, with every entry stored; those not selected are zero."""

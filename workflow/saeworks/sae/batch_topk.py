@@ -82,15 +82,20 @@ class MatryoshkaBatchTopKSAE(BatchTopKSAE):
         bounds = [round(share * d_sae) for share in accumulate(fractions)]
         self.prefixes = [*bounds[:-1], d_sae]
 
-    def finish(self, x: Tensor, pre: Codes, aux: Codes | None, others: list[Codes]) -> Forward:
-        """One output per prefix, the whole dictionary last."""
-        step = super().finish(x, pre, aux, others)
-        features = torch.arange(self.d_sae, device=x.device)
+    def reconstructions(self, codes: Codes, dictionary: Float[Tensor, "d_sae d_in"]) -> list[Float[Tensor, "B d_in"]]:
+        """One output per prefix: that of the prefix before, and what its last group adds."""
         outputs, start, total = [], 0, self.b_dec
+        if codes.active is None:
+            for stop in self.prefixes:
+                total = total + F.linear(codes.values[:, start:stop], dictionary[start:stop].T)
+                outputs.append(total)
+                start = stop
+            return outputs
+        # finding each group's entries would cost more than passing over the others
+        features = torch.arange(self.d_sae, device=dictionary.device)
         for stop in self.prefixes[:-1]:
-            group = step.codes.at((features >= start) & (features < stop))
-            total = total + step.codes.replaced(step.codes.values * group).decode(step.dictionary)
+            group = codes.at((features >= start) & (features < stop))
+            total = total + codes.replaced(codes.values * group).decode(dictionary)
             outputs.append(total)
             start = stop
-        step.outputs = [*outputs, step.output]
-        return step
+        return [*outputs, *super().reconstructions(codes, dictionary)]

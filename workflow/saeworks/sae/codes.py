@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -29,7 +28,7 @@ class Codes:
 
     def at(self, parameter: Float[Tensor, " d_sae"]) -> Tensor:
         """A per-feature parameter, at each entry; broadcasts against `values`."""
-        return parameter if self.active is None else parameter[self.active.cols]
+        return parameter if self.active is None else self.active.at(parameter)
 
     def replaced(self, values: Tensor) -> Codes:
         """Other values at the same places."""
@@ -45,8 +44,7 @@ class Codes:
         """Features with a non-zero activation on some token."""
         if self.active is None:
             return (self.values != 0).any(dim=0)
-        counts = torch.zeros(self.active.shape[1], dtype=torch.int32, device=self.values.device)
-        return counts.index_add_(0, self.active.cols, (self.values != 0).int()) > 0  # indexing by a mask would stall a GPU
+        return self.active.features_with(self.values != 0)
 
     def l0(self) -> Float[Tensor, ""]:
         """Mean number of non-zero activations of a token."""
@@ -56,5 +54,4 @@ class Codes:
         """The whole matrix."""
         if self.active is None:
             return self.values
-        matrix = self.values.new_zeros(self.active.shape)
-        return matrix.index_put((self.active.rows, self.active.cols), self.values)
+        return self.active.dense(self.values)

@@ -68,6 +68,19 @@ class Active:
         """Sum of `values` per feature."""
         return values.new_zeros(self.shape[1]).index_add_(0, self.cols, values)
 
+    def features_with(self, chosen: Bool[Tensor, " n"]) -> Bool[Tensor, " F"]:
+        """Features of which some entry is chosen."""
+        counts = torch.zeros(self.shape[1], dtype=torch.int32, device=chosen.device)
+        return counts.index_add_(0, self.cols, chosen.int()) > 0  # indexing by a mask would stall a GPU
+
+    def at(self, parameter: Float[Tensor, " F"]) -> Float[Tensor, " n"]:
+        """A per-feature parameter, at each entry."""
+        return parameter[self.cols]
+
+    def dense(self, values: Float[Tensor, " n"]) -> Float[Tensor, "B F"]:
+        """The whole matrix of `values`."""
+        return values.new_zeros(self.shape).index_put((self.rows, self.cols), values)
+
 
 def _offsets(sorted_index: Tensor, n: int) -> Tensor:
     if sorted_index.is_cuda:  # bincount would wait for the device
@@ -98,11 +111,13 @@ def encode_active(
     Differentiable in the weights, not in `x`.
     """
     actives: list[Active] = []
-    values = _EncodeActive.apply(x, W_enc, b_enc, b_dec, select, chunk_rows, actives)
+    values = EncodeActive.apply(x, W_enc, b_enc, b_dec, select, chunk_rows, actives)
     return list(zip(actives, values, strict=True))
 
 
-class _EncodeActive(torch.autograd.Function):
+class EncodeActive(torch.autograd.Function):
+    """The encoder's product; its gradients come from the selected entries, however they were found."""
+
     @staticmethod
     def forward(ctx, x, W_enc, b_enc, b_dec, select, chunk_rows, actives):
         x = x if b_dec is None else x - b_dec

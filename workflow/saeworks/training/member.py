@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config.training import RunSpec
 from ..sae.base import SAE, Forward
+from ..sae.compact import LateNumber, capacity_for, usable
 from ..sae.dead import resample
 from ..store.checkpoint import load_checkpoint, save_checkpoint
 from ..store.errors import UserError
@@ -22,6 +23,9 @@ from .objective import CleanPass, coefficients, loss_terms, total
 from .schedule import lr_factor, rewarm_factor, sparsity_factor
 
 _EXPLODED = 1e4  # times the first loss that was logged
+# share of active entries above which dense products are faster on a CUDA device, in float32 and with products on tensor cores;
+# estimated from the rates of an H200, `tests/benchmarks/gpu.py --parts density` measures it
+_DENSE_ABOVE = {"float32": 0.05, "tensor cores": 0.01}
 
 
 @dataclass
@@ -35,7 +39,7 @@ class StepResult:
 
 
 class Member:
-    """A run in training. All that outlives an interruption is in `tensors`; batches are a function of the step.
+    """A run in training. All that outlives an interruption is in `tensors` and `entries`; batches are a function of the step.
 
     Args:
         sample: yields activations (n, d_in) by place, for resampling.
@@ -61,6 +65,9 @@ class Member:
         self.silent = torch.zeros(sae.d_sae, dtype=torch.long, device=sae.W_enc.device)  # tokens since a feature last fired
         self.average = [torch.zeros_like(p) for p in sae.parameters()] if settings.weight_ema else []
         self._resample_at = _resample_steps(spec, n_steps)
+        self.compacts = sae.elementwise and settings.dead_features != "auxk" and usable(sae.W_enc.device)
+        self.entries: int | None = None  # that were active in the last step, where it `compacts`
+        self.dense_above = _DENSE_ABOVE["tensor cores" if settings.tf32 or settings.precision == "bf16" else "float32"]
 
     def step(self, step: int, x: Float[Tensor, "B d_in"], clean: CleanPass | None) -> StepResult:
         """One optimiser step on the values `x` at the hook point. L0 is counted in steps that are logged."""
@@ -69,10 +76,7 @@ class Member:
             factor = lr_factor(settings, step, self.n_steps) * rewarm_factor(settings, step, self._resample_at)
             group["lr"] = settings.lr * factor
         dead = self._dead() if settings.dead_features not in ("none", "resample") else None
-        terms, forward = loss_terms(self.sae, x, self.spec, clean, self.downstream, dead, self.scale, self.variance)
-        loss = total(terms, self.weights, sparsity_factor(settings, step, self.n_steps), self.spec.objective == "finetune")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        terms, forward, loss = self._gradients(step, x, clean, dead)
         self.sae.before_step()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), settings.grad_clip or torch.inf)
         self.optimizer.step()
@@ -87,6 +91,29 @@ class Member:
             self.silent[self.silent >= settings.dead_window_tokens] = 0  # they get a whole window to fire in
         l0 = forward.codes.l0() if self.logs(step + 1) else None
         return StepResult({name: value.detach() for name, value in terms.items()}, loss.detach(), grad_norm, l0)
+
+    def _gradients(
+        self, step: int, x: Tensor, clean: CleanPass | None, dead: Tensor | None
+    ) -> tuple[dict[str, Tensor], Forward, Tensor]:
+        """`(terms, forward pass, loss)` of a batch; the gradients are left at the parameters."""
+        capacity = self.capacity(len(x))
+        terms, forward = loss_terms(self.sae, x, self.spec, clean, self.downstream, dead, self.scale, self.variance, capacity)
+        # sent before the device gets the backward pass, during which the host then reads it
+        count = LateNumber(self.sae.count_selected(forward.pre)) if self.compacts else None
+        factor = sparsity_factor(self.spec.training, step, self.n_steps)
+        loss = total(terms, self.weights, factor, self.spec.objective == "finetune")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if count is not None:
+            self.entries = count.read()
+            if capacity is not None and self.entries > capacity:
+                self.entries = None
+                return self._gradients(step, x, clean, dead)
+        return terms, forward, loss
+
+    def capacity(self, n_tokens: int) -> int | None:
+        """Places for the active entries of the next step; None if its products are dense."""
+        return capacity_for(self.entries, (n_tokens, self.sae.d_sae), self.dense_above) if self.compacts else None
 
     def logs(self, done: int) -> bool:
         """Whether there is a line in the log after `done` steps."""
@@ -159,6 +186,8 @@ class RunFolder:
     def save(self, step: int) -> None:
         """Write a checkpoint of the state after `step` steps."""
         state = {"step": step, "identity": self.identity, "log_bytes": os.path.getsize(self.log_path)}
+        if self.member.entries is not None:
+            state["entries"] = self.member.entries
         save_checkpoint(self.checkpoint, self.member.tensors(), state)
 
     def restore(self) -> int:
@@ -171,6 +200,7 @@ class RunFolder:
         with torch.no_grad():
             for name, tensor in self.member.tensors().items():
                 tensor.copy_(tensors[name])
+        self.member.entries = state.get("entries")
         os.truncate(self.log_path, state["log_bytes"])
         return state["step"]
 

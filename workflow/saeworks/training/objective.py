@@ -149,6 +149,7 @@ def loss_terms(
     dead: Bool[Tensor, " d_sae"] | None = None,
     scale: float = 1.0,
     variance: Tensor | None = None,
+    capacity: int | None = None,
 ) -> tuple[dict[str, Tensor], Forward]:
     """`(terms, forward pass)` of a run on values `x` at its hook point.
 
@@ -156,12 +157,13 @@ def loss_terms(
         clean: for the end-to-end objectives, the clean pass on the same tokens.
         dead: dead features; None while there is none, or nothing is done about them.
         scale: activation scale; the SAE sees `scale · x`.
+        capacity: as in `SAE.train_forward`.
     """
     settings = spec.training
     normalised, stats = sae.normalise(x * scale if scale != 1.0 else x)
     auxk = dead is not None and settings.dead_features == "auxk"
     with _precision(settings, x):
-        step = sae.train_forward(normalised, dead if auxk else None, auxk_k(settings, sae.d_in) if auxk else 0)
+        step = sae.train_forward(normalised, dead if auxk else None, auxk_k(settings, sae.d_in) if auxk else 0, capacity=capacity)
     step.outputs = [output.to(x.dtype) for output in step.outputs]
     tracked_only = coefficients(spec).out_to_in == 0
     outputs = [output.detach() for output in step.outputs[-1:]] if tracked_only else step.outputs
