@@ -14,13 +14,8 @@ from .files import write_tensors
 
 def save_checkpoint(path: Path, tensors: dict[str, Any], state: dict[str, Any]) -> None:
     """Write `tensors` and the JSON-serialisable `state` to one safetensors file, atomically."""
-    stored, taken = {}, set()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        stored[name] = tensor.clone() if storage in taken else tensor  # safetensors refuses one memory under two names
-        taken.add(storage)
-    write_tensors(path, stored, {"state": json.dumps(state, sort_keys=True)})
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    write_tensors(path, tensors, {"state": json.dumps(state, sort_keys=True)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
