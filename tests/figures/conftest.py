@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from saeworks.measures.geometry import MATCHING_COLUMNS
+
 HOOK = "blocks.4.hook_resid_pre"
 COEFFS = {"local": [1, 3, 6, 9], "e2e": [0.5, 1.5, 3], "e2e_ds": [5, 20, 50], "finetune": [1, 3, 6]}
 KS = [64, 32, 16]  # in the place of the coefficients for the TopK family
@@ -157,6 +159,7 @@ def synthetic_tables(
             ],
         ).assign(n_resamples=1000, resampled="features"),
         "nearest": pd.DataFrame(nearest, columns=of_nearest),
+        "matching": pd.DataFrame(columns=MATCHING_COLUMNS),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():

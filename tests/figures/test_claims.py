@@ -14,8 +14,8 @@ from tests.figures.test_figures import edit
 from saeworks import cli
 from saeworks.figures import verdicts
 from saeworks.figures.claims.fidelity import explained_variance_claims
-from saeworks.figures.claims.geometry import crowding_claims, falling_together, umap_claims
-from saeworks.figures.claims.rows import COLUMNS
+from saeworks.figures.claims.geometry import crowding_claims, falling_together, seed_claims, umap_claims
+from saeworks.figures.claims.rows import COLUMNS, SEEDS
 from saeworks.figures.claims.studies import agreement_claims, pca_claims
 from saeworks.figures.claims.sweeps import finetune_claims, sweep_claims
 from saeworks.figures.verdicts import NOT_REPRODUCED, REPRODUCED, UNTESTED
@@ -114,6 +114,50 @@ def test_crowding_is_compared_along_three_axes(tables):
     assert f"alive features {(grid > 780).mean():.2f}" in row["note"]
     assert row["verdict"] == NOT_REPRODUCED and row["low"] < 0.9
     assert claim(crowding_claims, tables, "cosine of e2e+ds above e2e's")["verdict"] == REPRODUCED
+
+
+def test_axes_on_which_curves_do_not_overlap_are_not_named(tables):
+    local = pd.read_parquet(tables / "runs.parquet").query("objective == 'local'")["run"]
+    edit(
+        tables,
+        "fidelity",
+        lambda t: t.assign(value=t["value"] + 1e4 * ((t["metric"] == "alive_features") & t["run"].isin(local))),
+    )
+    row = claim(crowding_claims, tables, "cosine of local above e2e+ds's")
+    assert row.name.endswith("share of the common range of L0, CE increase") and "alive" not in row["note"]
+
+
+def across_seeds(tables, means: dict[str, tuple[float, float, float]]) -> None:
+    """Write summaries over three seeds, by objective."""
+    runs = pd.read_parquet(tables / "runs.parquet")
+    runs = (
+        runs[runs.groupby("settings")["seed"].transform("nunique") > 1].drop_duplicates("objective").set_index("objective")["run"]
+    )
+    columns = ["run_a", "directions", "features", "metric", "value", "ci_low", "ci_high"]
+    frame = pd.DataFrame([(runs[o], "decoder", "alive", "nearest_both", *m) for o, m in means.items()], columns=columns)
+    frame = frame.assign(
+        comparison="cross_seed", run_b="", random_baseline=0.4, n_pairs=3, resampled="seed pairs", hook_point=HOOK
+    )
+    frame.to_parquet(tables / "matching.parquet")
+
+
+def test_across_seeds_the_interval_over_seeds_counts_and_e2e_must_lie_below_local(make_tables):
+    tables = make_tables()
+    across_seeds(tables, {"local": (0.8, 0.75, 0.85), "e2e": (0.6, 0.55, 0.65)})
+    found = rows(seed_claims, tables)
+    local, e2e = found.loc[found.index.str.contains("seeds, local")].iloc[0], found.filter(like="seeds, e2e: ", axis=0).iloc[0]
+    assert (local["ours"], local["low"], local["high"], local["interval"], local["verdict"]) == (
+        0.8,
+        0.75,
+        0.85,
+        SEEDS,
+        REPRODUCED,
+    )
+    assert local["note"].startswith("3 pairs of seeds, random directions 0.400")
+    assert (e2e["ours"], e2e["verdict"]) == (0.6, REPRODUCED)
+    across_seeds(tables, {"local": (0.62, 0.6, 0.64), "e2e": (0.6, 0.55, 0.65)})
+    found = rows(seed_claims, tables)
+    assert set(found.filter(regex="seeds, (local|e2e):", axis=0)["verdict"]) == {NOT_REPRODUCED}
 
 
 def test_crowding_rises_where_alive_features_fall(tables):
@@ -409,7 +453,8 @@ def with_finetuning(make_tables):
 def test_fine_tuning_removes_a_share_at_the_papers_budget(with_finetuning):
     row = claim(finetune_claims, with_finetuning)
     assert (row["ours"], row["low"], row["high"]) == pytest.approx((0.5, 0.5, 0.5))
-    assert (row["verdict"], row["note"]) == (REPRODUCED, "3 runs at 5 % of the tokens, L0 1.00 to 1.00 times the start's")
+    assert (row["verdict"], row["note"]) == (REPRODUCED, "3 runs, L0 1.00 to 1.00 times the start's")
+    assert row.name.endswith("with 5 % more tokens")
     scale(with_finetuning, "ce_increase", {"-n_tokens50000": 1.8, "c6-s0-n_tokens50000": 1.7})
     row = claim(finetune_claims, with_finetuning)
     assert row["verdict"] == NOT_REPRODUCED and (row["low"], row["high"]) == pytest.approx((0.1, 0.15))
@@ -419,7 +464,7 @@ def test_fine_tuning_at_another_budget_is_taken_at_the_nearest(with_finetuning):
     edit(with_finetuning, "runs", lambda t: t[t["n_tokens"] != 50_000])
     row = claim(finetune_claims, with_finetuning)
     assert row["ours"] == pytest.approx(1 - 0.5 * 0.8)
-    assert row["note"].startswith("3 runs at 20 % of the tokens, L0 1.10 to 1.10")
+    assert row.name.endswith("with 20 % more tokens") and row["note"].startswith("3 runs, L0 1.10 to 1.10")
 
 
 def test_fine_tuning_without_its_start_cannot_be_tested(with_finetuning):
@@ -441,9 +486,14 @@ def test_markdown_has_the_tested_in_a_table_and_the_others_by_reason(tables):
     found = verdicts.claims(tables)
     table, others = verdicts.markdown(found).split("\n\nCannot be tested, and why:\n\n")
     lines = table.split("\n")
-    assert lines[:2] == ["| claim | published | ours [interval] | model | verdict |", "| --- | --- | --- | --- | --- |"]
+    assert lines[:2] == [
+        "| claim | published | ours [interval] | test | model | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     assert len(lines) - 2 == (found["verdict"] != UNTESTED).sum() == 22
-    assert lines[2].startswith("| CE increase of e2e over local at equal L0 | < 0.45 | 0.400 [0.400, 0.400] | toy | reproduced |")
+    assert lines[2].startswith(
+        "| CE increase of e2e over local at equal L0 | < 0.45 | 0.400 [0.400, 0.400] | below 0.45 | toy | reproduced |"
+    )
     assert others.count("\n") == 0
     assert others.startswith("* *no two runs differ in their seed only*: nearest cosine across seeds, local: near 1; nearest")
     assert verdicts.summary(found) == "Of 25 tests: 22 reproduced, 0 not reproduced, 3 cannot be tested."

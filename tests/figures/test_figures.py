@@ -335,6 +335,17 @@ def test_curve_ratios_find_the_pattern_that_was_put_in(make_tables):
     assert ratios["e2e", "l0_at_equal_ce"] == pytest.approx(2.5, rel=0.02)
 
 
+def test_counts_of_alive_features_with_little_in_common_are_not_compared(make_tables):
+    frame = pd.DataFrame({"alive_features": [100.0, 200.0], "l0": [100.0, 200.0], "ce_increase": [0.2, 0.1]})
+    shifted = frame.assign(alive_features=[181.0, 300.0], l0=[181.0, 300.0])
+    assert (
+        ratio_of_curves(frame, shifted, "alive_features", "ce_increase").why == "less than a fifth of a curve's range is common"
+    )
+    assert not ratio_of_curves(frame, shifted, "l0", "ce_increase").why
+    shifted["alive_features"] -= 5
+    assert not ratio_of_curves(frame, shifted, "alive_features", "ce_increase").why
+
+
 def test_claims_on_the_papers_pattern_and_on_its_opposite(make_tables):
     tables = papers_pattern(make_tables())
     found = verdicts.claims(tables)

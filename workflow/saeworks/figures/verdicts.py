@@ -181,11 +181,11 @@ def _with_interval(row: pd.Series, digits: int) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """`claims` in Markdown: a table of those that could be tested, and under it a list of the others by the reason why not.
 
-    Columns of the table: claim, published value, ours, model and verdict; the hook point where there are several.
+    Columns of the table: claim, published value, ours, test, model and verdict; the hook point where there are several.
     """
     shown = readable(table)
     several = shown["hook point"].nunique() > 1
-    columns = [*(["hook point"] if several else []), "claim", "published", "ours [interval]", "model", "verdict"]
+    columns = [*(["hook point"] if several else []), "claim", "published", "ours [interval]", "test", "model", "verdict"]
     tested = shown[shown["verdict"] != UNTESTED]
     lines = [columns, ["---"] * len(columns), *tested[columns].to_numpy().tolist()]
     text = "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines)

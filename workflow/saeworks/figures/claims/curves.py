@@ -13,6 +13,8 @@ from ..common import LABELS, hook_points, read_metrics
 from .rows import CURVE, Claim, Row, of_one_architecture
 
 N_POINTS = 20  # as in the authors' analysis
+# least share of either curve's range that must be common: seeds alone move counts of alive features by a tenth of such a range
+_OVERLAP = {"alive_features": 0.2}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def on_common_range(above: pd.DataFrame, below: pd.DataFrame, x: str, y: str, n_
     start, stop = max(curve.index[0] for curve in curves), min(curve.index[-1] for curve in curves)
     if start >= stop:
         return Grid(none, none, none, "the curves have no common range")
+    if any(stop - start < _OVERLAP.get(x, 0) * (curve.index[-1] - curve.index[0]) for curve in curves):
+        return Grid(none, none, none, "less than a fifth of a curve's range is common")
     grid = np.linspace(start, stop, n_points)
     return Grid(grid, *(np.interp(grid, curve.index, curve.to_numpy()) for curve in curves))
 
@@ -136,7 +140,8 @@ def frontier_claims(hook_point: str, ratios: pd.DataFrame) -> list[Row]:
                 rows.append(claim.untested(found["why"]))
                 continue
             passed = found["ratio"] > 2 if quantity == "l0_at_equal_ce" else found["ratio"] < 0.45
-            note = f"{axis} {found['start']:.3g} to {found['stop']:.3g}, seed {found['seeds']}"
+            start, stop = (f"{found[end]:,.0f}" if axis == "alive features" else f"{found[end]:.3g}" for end in ("start", "stop"))
+            note = f"{axis} {start} to {stop}, seed {found['seeds']}"
             if not passed:
                 better = found["ratio"] > 1 if quantity == "l0_at_equal_ce" else found["ratio"] < 1
                 note += "; better than local, by less than published" if better else "; no better than local"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...store.seeds import derive_seed
 from ..common import LABELS, read_metrics, read_runs, read_table
-from ..cross_seed import seed_pairs
+from ..seeds import of_first_run
 from .curves import common_seeds, on_common_range, sweep
 from .rows import (
     AXES,
@@ -19,9 +19,9 @@ from .rows import (
     NOT_SIMILAR,
     OF_PAPER,
     ONE_STUDY,
+    SEEDS,
     Claim,
     Row,
-    chosen_runs,
     increases,
     of_one_architecture,
     similar_runs,
@@ -84,12 +84,8 @@ def crowding_claims(hook_point: str, tables: Path) -> list[Row]:
 
 def _ordering(hook_point: str, runs: pd.DataFrame, above: str, below: str) -> Row:
     """The claim that one objective's dictionaries are more crowded than another's at equal L0, CE increase and alive features."""
-    claim = Claim(
-        hook_point,
-        f"within-dictionary cosine of {LABELS[above]} above {LABELS[below]}'s: share of the common range of L0, CE, alive features",
-        "nearly all (Fig. 7)",
-        f"{_NEARLY_ALL} or more on each axis where the curves overlap",
-    )
+    text = f"within-dictionary cosine of {LABELS[above]} above {LABELS[below]}'s: share of the common range of"
+    published, criterion = "nearly all (Fig. 7)", f"{_NEARLY_ALL} or more on each axis where the curves overlap"
     shares: dict[str, float] = {}
     why = f"no runs of {LABELS[above]} and {LABELS[below]} with the same seed"
     for axis, name in _AXES.items():
@@ -101,6 +97,7 @@ def _ordering(hook_point: str, runs: pd.DataFrame, above: str, below: str) -> Ro
         found = [float((grid.above > grid.below).mean()) for grid in grids if not grid.why]
         if found:
             shares[name] = float(np.mean(found))
+    claim = Claim(hook_point, f"{text} {', '.join(shares or _AXES.values())}", published, criterion)
     if not shares:
         return claim.untested(why)
     low, high = min(shares.values()), max(shares.values())
@@ -152,12 +149,26 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     return ranks / np.linalg.norm(ranks)
 
 
+def _across_seeds(hook_point: str, tables: Path) -> pd.DataFrame:
+    """Mean nearest cosines of decoders, both ways: of each pair of seeds, or of all pairs of a setting where these have an interval."""
+    names = ["directions", "features", "value", "ci_low", "ci_high", "random_baseline"]
+    pairs = of_first_run(tables, "geometry", [*names, "comparison", "direction"])
+    pairs = pairs[(pairs["comparison"] == "cross_seed") & (pairs["direction"] == "both")].assign(n_pairs=1)
+    summed = of_first_run(tables, "matching", [*names, "metric", "resampled", "n_pairs"])
+    summed = summed[(summed["metric"] == "nearest_both") & (summed["resampled"] == "seed pairs")]
+    found = pd.concat([pairs[~pairs["settings"].isin(summed["settings"])], summed], ignore_index=True)
+    found = found[(found["directions"] == "decoder") & (found["features"] == "alive") & (found["hook_point"] == hook_point)]
+    return found[found["run"].isin(of_one_architecture(read_runs(tables))["run"])]
+
+
 def seed_claims(hook_point: str, tables: Path) -> list[Row]:
-    """Nearest neighbours across seeds (Fig. 3b)."""
-    pairs = seed_pairs(tables, "geometry", _GEOMETRY)
-    pairs = pairs[(pairs["directions"] == "decoder") & (pairs["features"] == "alive") & (pairs["hook_point"] == hook_point)]
-    pairs = pairs[(pairs["direction"] == "both") & pairs["run_a"].isin(of_one_architecture(read_runs(tables))["run"])]
+    """Nearest neighbours across seeds (Fig. 3b).
+
+    Intervals are over seeds for settings with three or more, else over the features of each pair.
+    """
+    across = _across_seeds(hook_point, tables)
     rows: list[Row] = []
+    bounds = {}
     for objective, published in (("local", "near 1"), ("e2e_ds", "near 1"), ("e2e", "mostly low")):
         # "Near" needs a scale: in few dimensions even random directions have a near neighbour.
         side = "below" if objective == "e2e" else "above"
@@ -165,9 +176,9 @@ def seed_claims(hook_point: str, tables: Path) -> list[Row]:
             hook_point,
             f"nearest cosine across seeds, {LABELS[objective]}: {published}",
             f"{published} (no mean given)",
-            f"interval {side} the middle between random directions and 1",
+            f"interval {side} the middle between random directions and 1" + (" and below local's" if objective == "e2e" else ""),
         )
-        here = pairs[pairs["objective"] == objective]
+        here = across[across["objective"] == objective]
         if here.empty:
             rows.append(claim.untested("no two runs differ in their seed only"))
             continue
@@ -175,10 +186,14 @@ def seed_claims(hook_point: str, tables: Path) -> list[Row]:
             rows.append(claim.untested("too few alive features for an interval"))
             continue
         middle = (1 + here["random_baseline"]) / 2
-        passed = (here["ci_high"] < middle).all() if objective == "e2e" else (here["ci_low"] > middle).all()
-        count = f"{len(here)} pair{'s' if len(here) > 1 else ''} of seeds"
-        note = f"{count}, random directions {here['random_baseline'].mean():.3f}"
-        rows.append(claim.tested(passed, here["value"].mean(), note, FEATURES, here["ci_low"].min(), here["ci_high"].max()))
+        low, high = bounds[objective] = (here["ci_low"].min(), here["ci_high"].max())
+        passed = (here["ci_low"] > middle).all()
+        if objective == "e2e":
+            passed = (here["ci_high"] < middle).all() and high < bounds.get("local", (np.inf, np.inf))[0]
+        n_pairs = int(here["n_pairs"].sum())
+        note = f"{n_pairs} pair{'s' if n_pairs > 1 else ''} of seeds, random directions {here['random_baseline'].mean():.3f}"
+        over = SEEDS if (here["n_pairs"] > 1).all() else FEATURES
+        rows.append(claim.tested(passed, here["value"].mean(), note, over, low, high))
     return rows
 
 
@@ -231,9 +246,9 @@ def umap_claims(hook_point: str, tables: Path) -> list[Row]:
         "7 (A to G, chosen by eye, Fig. 19)",
         f"1 or more with p < {_SIGNIFICANT}",
     )
-    runs = chosen_runs(tables, hook_point).set_index("objective")["run"]
+    runs = similar_runs(tables, hook_point)["run"]
     if not {"e2e_ds", "local"} <= set(runs.index):
-        return [claim.untested("no runs of e2e+ds and local were chosen for similar CE increase")]
+        return [claim.untested(NOT_SIMILAR)]
     if not ((points["first"] == runs["e2e_ds"]) & (points["second"] == runs["local"])).any():
         return [claim.untested("too few alive features to embed")]
     here = regions[(regions["first"] == runs["e2e_ds"]) & (regions["second"] == runs["local"])]

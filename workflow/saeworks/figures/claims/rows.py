@@ -17,6 +17,7 @@ Row = tuple[str, str, str, float, float, float, str, str, str, str]
 
 # what `low` and `high` of a row are
 FEATURES = "bootstrap over features"
+SEEDS = "over seeds"
 CURVE = "smallest and largest along the curve (no resampling)"
 CURVES = "smallest and largest over curves (no resampling)"
 AXES = "smallest and largest over the axes (no resampling)"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..common import read_table
 from ..paper import AGREEMENT_FAITHFULNESS
-from .rows import OF_PAPER, ONE_RUN, ONE_STUDY, Claim, Row, chosen_runs
+from .rows import NOT_SIMILAR, OF_PAPER, ONE_RUN, ONE_STUDY, Claim, Row, chosen_runs, similar_runs
 
 _R_ELSEWHERE, _R_FIRST = 0.262, 0.996
 _MIDDLE = (1 + _R_ELSEWHERE) / 2
@@ -102,8 +102,10 @@ def agreement_claims(hook_point: str, tables: Path) -> list[Row]:
         f"every run {_FAITHFUL[0]} to {_FAITHFUL[1]} on templates where the model is clear: right verb preferred on {100 * _CLEAR:g} % of items,"
         f" {100 * _SIGNAL:g} % of the preference through this hook point",
     )
-    runs = chosen_runs(tables, hook_point)
-    here = agreement[agreement["run"].isin(runs.loc[runs["objective"].isin(OF_PAPER), "run"])]
+    runs = similar_runs(tables, hook_point)
+    if runs.empty:
+        return [claim.untested(NOT_SIMILAR)]
+    here = agreement[agreement["run"].isin(runs.loc[runs.index.isin(OF_PAPER), "run"])]
     if here.empty:
         return [claim.untested("agreement was not measured on any chosen run")]
     carried = here["m_model"] - here["m_ablated"] >= _SIGNAL * here["m_model"]

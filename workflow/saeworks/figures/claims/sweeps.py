@@ -88,6 +88,7 @@ def _dictionaries(hook_point: str, name: str, group: pd.DataFrame, usual: int) -
 def _samples(hook_point: str, name: str, group: pd.DataFrame, usual: int) -> list[Row]:
     numbers = sorted(set(group["n_tokens"]))
     from_half = [n for n in numbers if n > 0.49 * usual]  # training rounds down to whole batches
+    more, lacking = numbers[-1] > usual, "half the usual number and more than that"
     text = f"{name}: CE increase at equal L0 with"
     if group["objective"].iloc[0] == "e2e_ds":
         published, criterion = "below 1: improves up to 400k samples (Fig. 17)", "below 1, and so from each number to the next"
@@ -96,19 +97,17 @@ def _samples(hook_point: str, name: str, group: pd.DataFrame, usual: int) -> lis
     claim_text = f"{text} the most tokens, over that with half the usual number"
     if group["objective"].iloc[0] == "e2e":
         published, criterion = "below 1: improves to 800k samples (Fig. 17)", "below 1, and so from each number to the next"
-        return [
-            _improving(Claim(hook_point, claim_text, published, criterion), group, from_half, "half the usual number and more")
-        ]
+        return [_improving(Claim(hook_point, claim_text, published, criterion), group, from_half if more else [], lacking)]
     enough = Claim(hook_point, claim_text, "≈ 1: 200k ≈ 400k ≈ 800k samples (Fig. 17)", "0.9 or more")
     claim_text = f"{text} few tokens, over that with the usual number"
     too_few = Claim(hook_point, claim_text, "clearly above 1 at an eighth (Fig. 17)", "above 1.1")
     few = sorted((n for n in numbers if n <= _TOO_FEW * usual and usual in numbers), key=lambda n: abs(np.log(8 * n / usual)))
-    ends = [(from_half[-1], from_half[0])] if len(from_half) > 1 else []
+    ends = [(from_half[-1], from_half[0])] if more and len(from_half) > 1 else []
     return [
         _of_tokens(
             too_few, group, [(n, usual) for n in few[:1]], lambda ratio: ratio > 1.1, "a quarter of the usual number or less"
         ),
-        _of_tokens(enough, group, ends, lambda ratio: ratio >= 0.9, "half the usual number and more"),
+        _of_tokens(enough, group, ends, lambda ratio: ratio >= 0.9, lacking),
     ]
 
 
@@ -143,12 +142,8 @@ def finetune_claims(hook_point: str, tables: Path) -> list[Row]:
     runs = runs[runs["hook_point"] == hook_point]
     if "finetune" not in set(runs["objective"]):
         return []
-    claim = Claim(
-        hook_point,
-        "share of local's CE increase that fine-tuning removes",
-        "0.31 at 5 % of the tokens, 0.2 to 0.5 overall (Karvonen 2025)",
-        "0.2 or more",
-    )
+    text = "share of local's CE increase that fine-tuning removes"
+    published, criterion = "0.31 at 5 % of the tokens, 0.2 to 0.5 overall (Karvonen 2025)", "0.2 or more"
     found = []
     for start, tuned in budgets(runs):
         if start["objective"] != "local" or start["ce_increase"] <= 0:
@@ -157,8 +152,10 @@ def finetune_claims(hook_point: str, tables: Path) -> list[Row]:
         nearest = tuned.loc[(share / _PAPERS_SHARE).map(np.log).abs().idxmin()]
         found.append((share[nearest.name], 1 - nearest["ce_increase"] / start["ce_increase"], nearest["l0"] / start["l0"]))
     if not found:
+        claim = Claim(hook_point, text, published, criterion)
         return [claim.untested("no fine-tuned run and the local run that it continues were evaluated")]
     shares, removed, l0 = (np.array(values) for values in zip(*found, strict=True))
     spent = ", ".join(f"{share:.3g}" for share in sorted({round(100 * share, 1) for share in shares}))
-    note = f"{len(found)} run{'s' if len(found) > 1 else ''} at {spent} % of the tokens, L0 {l0.min():.2f} to {l0.max():.2f} times the start's"
+    claim = Claim(hook_point, f"{text}, with {spent} % more tokens", published, criterion)
+    note = f"{len(found)} run{'s' if len(found) > 1 else ''}, L0 {l0.min():.2f} to {l0.max():.2f} times the start's"
     return [claim.tested(removed.mean() >= 0.2, removed.mean(), note, RUNS, removed.min(), removed.max())]
