@@ -42,6 +42,7 @@ _TEMPLATE = """
 main { max-width: 72rem; margin: 0 auto; }
 .jp-RenderedHTMLCommon table { display: block; overflow-x: auto; }
 .jp-RenderedHTMLCommon th:first-child, .jp-RenderedHTMLCommon td:first-child { text-align: left; }
+.jp-RenderedHTMLCommon table.words td, .jp-RenderedHTMLCommon table.words th { text-align: left; vertical-align: top; }
 </style>
 {%- endblock -%}
 {%- block data_png -%}
