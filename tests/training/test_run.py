@@ -913,6 +913,8 @@ def _command(spec: RunSpec, cache: Path, model: Path, corpus: Path, out: Path, s
         "scratch": scratch,
         "device": "cpu",
         "threads": 1,
+        "device": "cpu",
+        "triton_kernels": False,
     }
     return [sys.executable, "-m", "saeworks", "train", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
 

@@ -379,10 +379,17 @@ def _publish(run: _Run, data: _Data) -> None:
         "tokens_seen": run.member.n_steps * spec.training.batch_tokens,
         "activation_scale": run.member.scale,
         "threads": torch.get_num_threads(),
+        "device": _device_name(run.member.sae.W_enc.device),
+        "triton_kernels": run.member.compacts,
         "environment": environment(),
     }
     write_json(staging / "manifest.json", manifest)
     publish(staging, job.out)
+
+
+def _device_name(device: torch.device) -> str:
+    """What bytes depend on beside the seed: `cpu`, or the model of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def main(
