@@ -459,6 +459,7 @@ def test_what_is_published_describes_the_run(train, tiny_model):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["spec"] == spec.model_dump()
     assert (manifest["n_steps"], manifest["tokens_seen"]) == (40, 40 * 4 * CONTEXT)
+    assert (manifest["device"], manifest["triton_kernels"]) == ("cpu", False)
     model = json.loads((tiny_model / "manifest.json").read_text())
     assert manifest["data"]["model_sha256"] == model["sha256"]
     assert manifest["data"]["corpus_sha256"]
@@ -913,8 +914,6 @@ def _command(spec: RunSpec, cache: Path, model: Path, corpus: Path, out: Path, s
         "scratch": scratch,
         "device": "cpu",
         "threads": 1,
-        "device": "cpu",
-        "triton_kernels": False,
     }
     return [sys.executable, "-m", "saeworks", "train", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
 
