@@ -160,6 +160,7 @@ def test_bad_input_stops_with_a_sentence(tmp_path, finished, variant, changes, s
     assert not list(folder.glob("results/**/manifest.json"))
 
 
+@pytest.mark.slow
 def test_an_edited_text_file_redoes_everything_that_depends_on_it(tmp_path, finished, variant):
     folder = tmp_path / "text"
     folder.mkdir()

@@ -28,6 +28,7 @@ def empty(finished: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_results_and_the_records_are_those_of_separate_jobs(finished, empty, variant):
     together = variant(train_together=True)
     jobs = planned(snakemake(empty, "-n", config=together))
@@ -54,6 +55,7 @@ def test_only_runs_that_are_missing_or_out_of_date_train_together(finished, vari
     assert jobs(**{"runs.finetune.training": {"n_tokens": 2048}}) == (0, 1)
 
 
+@pytest.mark.slow
 def test_runs_that_were_trained_but_not_taken_over_do_not_train_again(finished, empty, variant):
     together = variant(train_together=True)
     snakemake(empty, "--notemp", "--until", TOGETHER, config=together)
@@ -66,6 +68,7 @@ def test_runs_that_were_trained_but_not_taken_over_do_not_train_again(finished, 
     assert (empty / weights).read_bytes() == (finished / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_job_continues_and_gives_the_same_bytes(empty, tmp_path):
     values = yaml.safe_load(TINY.read_text()) | {"train_together": True}
     values["runs"] = {"local": values["runs"]["local"]}
