@@ -143,6 +143,17 @@ def test_pareto_joins_groups_of_one_family_and_no_others(make_tables):
     assert styles == [("#0072B2", "o", "-"), ("#0072B2", "v", "--"), ("#D55E00", "s", "-")]
 
 
+def test_pareto_of_many_families_has_room_for_its_panels(make_tables):
+    tables = make_tables()
+    few = pareto.draw(tables, ParetoFigure())
+    few.draw_without_rendering()
+    edit(tables, "runs", lambda t: t.assign(family=t["run"], group=t["run"].str.rsplit("/").str[-1]))
+    many = pareto.draw(tables, ParetoFigure())
+    many.draw_without_rendering()
+    heights = [figure.axes[0].get_position().height * figure.get_figheight() for figure in (few, many)]
+    assert len(legend(many)) > 8 and heights[1] > 0.9 * heights[0]
+
+
 def test_pareto_of_families_apart_needs_no_group_names(make_tables):
     tables = make_tables(objectives=("e2e_ds",), hook_points=("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre"))
     edit(tables, "runs", lambda t: t.assign(group=t["hook_point"], family=t["hook_point"]))  # as in config/gpt2-small.yaml

@@ -91,6 +91,8 @@ def draw(tables: Path, config: DirectionOfMaximumFigure) -> Figure:
             shade = colour(config, key[0]) if comparison == "cross_seed" else "black"
             _draw_group(panel, place, here[_key(here) == key], shade)
         panel.set_xticks(range(len(keys)), [_name(key, runs) for key in keys])
+        if len(keys) > 4:  # all pairs of four objectives
+            panel.tick_params(axis="x", labelsize=5)
         panel.set_xlim(-0.5, len(keys) - 0.5)
         panel.grid(axis="x", visible=False)
         panel.set_title(_TITLES[comparison])

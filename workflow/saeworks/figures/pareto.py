@@ -28,6 +28,7 @@ from .common import (
     styled,
 )
 
+_LEGEND_ROW = 0.17  # inches
 _PANELS = (("l0", "L0", "features per token"), ("alive_features", "Alive features", "of the dictionary"))
 
 
@@ -61,7 +62,10 @@ def draw(tables: Path, config: ParetoFigure) -> Figure:
     handles = [Line2D([], [], **looks[curve], label=names[curve]) for curve in looks]
     if (runs["seed"] > runs.groupby(["hook_point", "family"])["seed"].transform("min")).any():
         handles.append(Line2D([], [], color=GREY, marker="o", linestyle="none", markerfacecolor="white", label="further seeds"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles))
+    n_columns = legend_columns(config, handles)
+    further_rows = max(0, -(-len(handles) // n_columns) - 2)  # there are many curves in a sweep of several settings
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * further_rows)
+    figure.legend(handles=handles, loc="outside upper center", ncols=n_columns)
     return figure
 
 
