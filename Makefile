@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 INSTALLED := $(VENV)/installed
 
-.PHONY: install figures test lint bench interop clean
+.PHONY: install figures test kernels lint bench interop clean
 
 install: $(INSTALLED)
 
@@ -19,10 +19,13 @@ $(INSTALLED): envs/constraints.txt pyproject.toml
 figures: install
 	$(BIN)/dvc pull novels-1m corpus@default
 	$(BIN)/snakemake --cores all
-	@echo "Figures: results/default/figures   Story: results/default/notebooks/braun2024.html"
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+# Triton, for the kernels of sparse training on CUDA; part of torch's CUDA build, and 0.7 GB
+kernels: install
+	$(BIN)/python -m pip install -q -c envs/constraints.txt -e '.[kernels]'
 
 # SAELens and sparsify need another transformer-lens and transformers than ours, so they have an environment of their own.
 interop: install $(PEERS)/installed
