@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..config.activations import ActivationsConfig
-from ..config.base import parse
+from ..config.base import Json, parse
 from ..lm.corpus import load_rows
 from ..lm.prepare import load_model, read_record
 from ..lm.sites import Site
@@ -296,7 +296,7 @@ def _verify(folder: Path, files: dict[str, str]) -> None:
 
 
 def main(
-    spec: str,
+    spec: Json,
     hook_points: str,
     model: str,
     corpus: str,
@@ -305,9 +305,18 @@ def main(
     end_to_end: str | None = None,
     fingerprint: str | None = None,
 ) -> None:
-    """Entry point of the stage: `spec` is an activations block as JSON, `hook_points` a comma-separated list.
+    """Cache activations at hook points.
 
-    For those in `end_to_end` the residual that the model is continued from is cached too.
+    Args:
+        spec: The `activations` block of the configuration.
+        hook_points: Hook points, comma-separated.
+        model: Folder of the prepared model.
+        corpus: Folder of the corpus.
+        out: Folder of the cache.
+        device: Where to compute: cpu or cuda.
+        end_to_end: Those of the hook points that runs are trained end to end at, comma-separated; there, the residual that the
+            model is continued from is cached too.
+        fingerprint: Identity of the step, kept in its record.
     """
     config = parse(ActivationsConfig, json.loads(spec), "activations")
     arch = read_record(Path(model))["arch"]

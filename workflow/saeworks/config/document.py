@@ -92,8 +92,12 @@ def schema() -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def main(root: str, check: bool) -> None:
-    """Write both files under the repository `root`, or with `check` only compare them with what is there.
+def main(root: str = ".", check: bool = False) -> None:
+    """Write config/README.md and the JSON schema from the configuration models.
+
+    Args:
+        root: Root of the repository.
+        check: Only compare the files with the models.
 
     Raises:
         UserError: with `check`, a file is missing or differs from what the models say.
