@@ -295,7 +295,7 @@ def records(monkeypatch) -> list:
 def test_a_stage_that_succeeds_leaves_a_record(monkeypatch, records):
     _raising(monkeypatch, None)
     assert cli.main([*PREPARE, "--record", "a.json", "b.json", "--identity", '{"code": 1}', "[2]"]) == 0
-    assert records == [(Path("a.json"), {"code": 1}), (Path("b.json"), [2])]
+    assert records == [(Path("a.json"), '{"code": 1}'), (Path("b.json"), "[2]")]
 
 
 def test_a_stage_that_fails_leaves_none(monkeypatch, records):

@@ -13,10 +13,10 @@ def figure(name: str, /, spec: Json, tables: str, out: str) -> None:
     """Draw one figure from the tables.
 
     Args:
-        name: The figure.
-        spec: Its configuration block.
-        tables: Folder of tables.
-        out: Path of the figure without suffix.
+        name: the figure.
+        spec: its configuration block.
+        tables: folder of tables.
+        out: path of the figure without suffix.
 
     Raises:
         UserError: there is no such figure, or its settings are wrong.

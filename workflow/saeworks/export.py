@@ -103,10 +103,10 @@ def main(run: str, /, to: Literal["saelens", "sparsify"], out: str, module: str 
     """Write a trained SAE for another library.
 
     Args:
-        run: Folder of a run, or any SAE that saeworks loads.
-        to: The library.
-        out: Folder to write to.
-        module: For sparsify, the Hugging Face module whose output the SAE reads; by default that of the run's hook point.
+        run: folder of a run, or any SAE that saeworks loads.
+        to: the library.
+        out: folder to write to.
+        module: for sparsify, the Hugging Face module whose output the SAE reads; by default that of the run's hook point.
 
     Raises:
         UserError: the library has no such SAE.

@@ -308,15 +308,15 @@ def main(
     """Cache activations at hook points.
 
     Args:
-        spec: The `activations` block of the configuration.
-        hook_points: Hook points, comma-separated.
-        model: Folder of the prepared model.
-        corpus: Folder of the corpus.
-        out: Folder of the cache.
-        device: Where to compute: cpu or cuda.
-        end_to_end: Those of the hook points that runs are trained end to end at, comma-separated; there, the residual that the
+        spec: the `activations` block of the configuration.
+        hook_points: hook points, comma-separated.
+        model: folder of the prepared model.
+        corpus: folder of the corpus.
+        out: folder of the cache.
+        device: where to compute: cpu or cuda.
+        end_to_end: those of the hook points that runs are trained end to end at, comma-separated; there, the residual that the
             model is continued from is cached too.
-        fingerprint: Identity of the step, kept in its record.
+        fingerprint: identity of the step, kept in its record.
     """
     config = parse(ActivationsConfig, json.loads(spec), "activations")
     arch = read_record(Path(model))["arch"]

@@ -56,7 +56,7 @@ def new(experiment: str, /) -> None:
     """Write a commented experiment file to start from, `config/<experiment>.yaml`.
 
     Args:
-        experiment: Name of the experiment, that its file and its folder under results/ get.
+        experiment: name of the experiment, that its file and its folder under results/ get.
 
     Raises:
         UserError: the name cannot be that of a folder, or is taken, or this is not the root of the repository.

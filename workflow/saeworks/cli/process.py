@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import sys
 import tempfile
@@ -24,7 +23,7 @@ def prepare_torch(device: Literal["auto", "cpu", "cuda"] = "auto", threads: int 
     """Ready torch for a command and return the device to compute on, `cpu` or `cuda`.
 
     Args:
-        device: Where to compute: cpu, cuda, or auto for cuda where there is one.
+        device: where to compute: cpu, cuda, or auto for cuda where there is one.
         threads: CPU threads; torch's own choice if not given.
     """
     _keep_freed_memory()
@@ -62,17 +61,17 @@ def check_records(record: list[Path] | None = None, identity: list[Json] | None 
 
 
 def write_records(record: list[Path] | None = None, identity: list[Json] | None = None) -> None:
-    """Write what the results of a stage depend on beside them.
+    """Write what the results of a stage were made from.
 
     Args:
-        record: File to write the identity to when the stage has succeeded, one for each identity.
-        identity: What the result depends on, kept in its record.
+        record: file to say in what the result was made from, when the stage has succeeded; one for each identity.
+        identity: what the stage was asked for: its settings, inputs, files and code.
     """
     if record:
         from ..plan.record import write_record
 
         for path, text in zip(record, identity, strict=True):
-            write_record(path, json.loads(text))
+            write_record(path, text)
 
 
 def report(error: BaseException) -> int:

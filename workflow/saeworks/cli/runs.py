@@ -25,8 +25,8 @@ def runs(experiment: str, /, csv: bool = False) -> None:
     L0 is active features per token, the increase in cross-entropy (CE) and KL are in nats, alive is a number of features.
 
     Args:
-        experiment: Name of the experiment, that of its folder under results/.
-        csv: Print comma-separated values, with all their digits.
+        experiment: name of the experiment, that of its folder under results/.
+        csv: print comma-separated values, with all their digits.
 
     Raises:
         UserError: the experiment has no tables.

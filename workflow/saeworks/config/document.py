@@ -96,8 +96,8 @@ def main(root: str = ".", check: bool = False) -> None:
     """Write config/README.md and the JSON schema from the configuration models.
 
     Args:
-        root: Root of the repository.
-        check: Only compare the files with the models.
+        root: root of the repository.
+        check: only compare the files with the models.
 
     Raises:
         UserError: with `check`, a file is missing or differs from what the models say.

@@ -198,7 +198,7 @@ def print_claims(experiment: list[str], /) -> None:
     """Print the papers' claims beside the results of experiments, as Markdown.
 
     Args:
-        experiment: Names of the experiments.
+        experiment: names of the experiments.
     """
     for i, name in enumerate(experiment):
         table = claims(Path("results") / name / "tables")

@@ -138,7 +138,7 @@ def main(out: str) -> None:
     """Download the public novels that novels-1m is trained on.
 
     Args:
-        out: Folder for `train.txt` and `val.txt`, which are left alone if they are there and whole.
+        out: folder for `train.txt` and `val.txt`, which are left alone if they are there and whole.
     """
     folder = Path(out)
     if all((folder / name).exists() and sha256_file(folder / name) == digest for name, digest in SHA256.items()):

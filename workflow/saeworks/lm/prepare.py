@@ -111,8 +111,8 @@ def main(spec: Json, out: str) -> None:
     """Load and process the language model.
 
     Args:
-        spec: The `model` block of the configuration.
-        out: Folder of the prepared model.
+        spec: the `model` block of the configuration.
+        out: folder of the prepared model.
     """
     settings = json.loads(spec)
     prepare(parse(_SOURCES[settings["source"]], settings, "model"), Path(out))

@@ -242,11 +242,11 @@ def pretrain_from_json(spec: Json, name: str, out: str, scratch: str, fingerprin
     """Train the small language model.
 
     Args:
-        spec: The `pretrain` block of the configuration.
-        name: Name of the model.
-        out: Folder of the model.
-        scratch: Folder for checkpoints; the same command continues from the last.
-        fingerprint: Identity of the step, kept in its record.
+        spec: the `pretrain` block of the configuration.
+        name: name of the model.
+        out: folder of the model.
+        scratch: folder for checkpoints; the same command continues from the last.
+        fingerprint: identity of the step, kept in its record.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     pretrain(PretrainConfig.model_validate(json.loads(spec)), name, Path(out), Path(scratch), fingerprint)

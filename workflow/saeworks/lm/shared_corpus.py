@@ -30,11 +30,11 @@ def main(spec: Json, model: str, out: str, device: str, fingerprint: str | None 
     """Sample or pack the token rows, or take over equal ones.
 
     Args:
-        spec: The `corpus` block of the configuration.
-        model: Folder of the prepared model.
-        out: Folder of the corpus.
-        device: Where to compute: cpu or cuda.
-        fingerprint: Identity of the step, kept in its record.
+        spec: the `corpus` block of the configuration.
+        model: folder of the prepared model.
+        out: folder of the corpus.
+        device: where to compute: cpu or cuda.
+        fingerprint: identity of the step, kept in its record.
     """
     found = equal_corpus(Path(out), fingerprint) if fingerprint else None
     if found is None:

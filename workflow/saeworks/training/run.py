@@ -407,16 +407,16 @@ def main(
     """Train one SAE, or several of one hook point together.
 
     Args:
-        spec: The run, a `RunSpec`; several train together.
-        activations: The `activations` block of the configuration.
-        cache: Folder of the activation cache.
-        model: Folder of the prepared model.
-        corpus: Folder of the corpus.
-        out: Folder of the run, one for each spec.
-        scratch: Folder for checkpoints, one for each spec; the same command continues from the last.
-        device: Where to compute: cpu or cuda.
-        fingerprint: Identity of the step, kept in its record; one for each spec.
-        start_from: Folder of the run that a `finetune` run continues.
+        spec: the run, a `RunSpec`; several train together.
+        activations: the `activations` block of the configuration.
+        cache: folder of the activation cache.
+        model: folder of the prepared model.
+        corpus: folder of the corpus.
+        out: folder of the run, one for each spec.
+        scratch: folder for checkpoints, one for each spec; the same command continues from the last.
+        device: where to compute: cpu or cuda.
+        fingerprint: identity of the step, kept in its record; one for each spec.
+        start_from: folder of the run that a `finetune` run continues.
 
     Raises:
         UserError: there are not as many folders as specs, or as `train_together`.
