@@ -85,7 +85,7 @@ def run(capsys, monkeypatch):
 
 def test_every_type_of_parameter_becomes_an_option(run):
     done = run(
-        'here one two --spec {"a":1} --whole-number 3 --folder f/g --more [1] [2] --more [3] --number 1e-3 --kind b --quick --no-careful'
+        'here one two --spec {"a":1} --whole-number 3 --folder f/g --more=[1] [2] --more [3] --number 1e-3 --kind b --quick --no-careful'
         " --sizes 1 2 --note n"
     )
     assert done.status == 0, done.err

@@ -109,7 +109,7 @@ def _one_value_each(arguments: Iterable[str], repeated: set[str]) -> Iterator[st
     option, has_value = "", False
     for argument in arguments:
         if argument.startswith("--"):
-            option, has_value = argument, False
+            option, has_value = argument.split("=")[0], "=" in argument
         elif option in repeated:
             if has_value:
                 yield option

@@ -36,8 +36,8 @@ snakemake --cores all --configfile config/x.yaml
 
 Everything an experiment makes goes to `results/<experiment>/`, named by its key `experiment`, so experiments coexist.
 
-**Your own experiment**: copy the file nearest to what you want to `config/mine.yaml`, give it a new `experiment` name, change
-what differs, and run it as above. A dry run (`snakemake -n --configfile config/mine.yaml`) checks the file and lists what would
+**Your own experiment**: `saeworks new mine` writes a commented `config/mine.yaml`; or copy the file nearest to what you want and
+give it a new `experiment` name. Change what differs, and run it as above. A dry run (`snakemake -n --configfile config/mine.yaml`) checks the file and lists what would
 be computed. Keys left out take the defaults below; a misspelt key is an error that suggests the right one. After a change, only
 the steps that depend on the changed key run again.
 
