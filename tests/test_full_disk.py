@@ -12,7 +12,8 @@ from .tiny_pipeline import HOOK, run_spec
 _LIMITED = """
 import resource, sys
 from saeworks import cli
-cli._prepare_torch({}, 1)  # imports write caches of their own
+from saeworks.cli.process import prepare_torch
+prepare_torch("cpu", 1)  # imports write caches of their own
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -511,11 +511,11 @@ def test_the_command_prints_one_experiment_or_several_under_headings(make_tables
     for name in ("one", "two"):
         make_tables(f"results/{name}/tables")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["claims", "--experiment", "one"]) == 0
+    assert cli.main(["claims", "one"]) == 0
     alone = capsys.readouterr().out
     found = verdicts.claims(tmp_path / "results" / "one" / "tables")
     assert alone == f"{verdicts.summary(found)}\n\n{verdicts.markdown(found)}\n"
-    assert cli.main(["claims", "--experiment", "one", "--experiment", "two"]) == 0
+    assert cli.main(["claims", "one", "two"]) == 0
     assert capsys.readouterr().out == f"## one\n\n{alone}\n## two\n\n{alone}"
-    assert cli.main(["claims", "--experiment", "three"]) == 2
+    assert cli.main(["claims", "three"]) == 2
     assert "results/three/tables/fidelity.parquet is missing" in capsys.readouterr().err

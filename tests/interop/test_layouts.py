@@ -397,5 +397,3 @@ def test_export_converts_what_others_trained(tmp_path):
 def test_an_export_that_would_compute_something_else_is_refused(tmp_path):
     with pytest.raises(UserError, match="`topk_relu: false`"):
         export_saelens(_run_folder(tmp_path / "a", relu=False), tmp_path / "out")
-    with pytest.raises(UserError, match="it can be saelens or sparsify"):
-        main(str(_run_folder(tmp_path / "b")), "saelense", str(tmp_path / "out"))

@@ -15,9 +15,9 @@ rule activation_cache:
     threads: 2
     params:
         spec=block(EXPERIMENT.activations),
-        hook_points=",".join(EXPERIMENT.hook_points()),
-        end_to_end=",".join(EXPERIMENT.hook_points(end_to_end=True)),
+        hook_points=EXPERIMENT.hook_points(),
+        end_to_end=[f"--end-to-end={name}" for name in EXPERIMENT.hook_points(end_to_end=True)],
         code=code_hash("activations.cache"),
     shell:
-        "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points} --end-to-end={params.end_to_end:q} --model $(dirname {input.model}) --corpus $(dirname {input.corpus})"
+        "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points} {params.end_to_end} --model $(dirname {input.model}) --corpus $(dirname {input.corpus})"
         " --out $(dirname {output}) --fingerprint {params.code} --threads {threads} > {log} 2>&1"

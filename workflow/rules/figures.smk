@@ -53,5 +53,5 @@ for figure_name, (figure_tables, figure_label) in FIGURE_RULES.items():
             spec=block(getattr(EXPERIMENT.figures, figure_name)),
             code=code_hash(f"figures.{figure_name}"),
         shell:
-            "saeworks figure --name {params.name} --spec {params.spec:q} --tables $(dirname {input.tables[0]})"
+            "saeworks figure {params.name} --spec {params.spec:q} --tables $(dirname {input.tables[0]})"
             " --out $(dirname {output.files[0]})/{params.name} > {log} 2>&1"

@@ -37,5 +37,5 @@ rule wall_clock:
         spec=block(EXPERIMENT.figures.wall_clock),
         code=code_hash("figures.wall_clock"),
     shell:
-        "saeworks figure --name wall_clock --spec {params.spec:q} --tables $(dirname {input})"
+        "saeworks figure wall_clock --spec {params.spec:q} --tables $(dirname {input})"
         " --out $(dirname {output.files[0]})/wall_clock > {log} 2>&1"

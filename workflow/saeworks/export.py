@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -98,11 +99,19 @@ def _family(model: ModelConfig) -> str:
         raise UserError(f"the configuration of model {model.name} cannot be read ({reason}); {mend}.") from None
 
 
-def main(run: str, to: str, out: str, module: str | None = None) -> None:
-    """Entry point of the stage: `to` is saelens or sparsify."""
+def main(run: str, /, to: Literal["saelens", "sparsify"], out: str, module: str | None = None) -> None:
+    """Write a trained SAE for another library.
+
+    Args:
+        run: folder of a run, or any SAE that saeworks loads.
+        to: the library.
+        out: folder to write to.
+        module: for sparsify, the Hugging Face module whose output the SAE reads; by default that of the run's hook point.
+
+    Raises:
+        UserError: the library has no such SAE.
+    """
     if to == "saelens":
         export_saelens(Path(run), Path(out))
-    elif to == "sparsify":
-        export_sparsify(Path(run), Path(out), module)
     else:
-        raise UserError(f"`--to` is {to!r}; it can be saelens or sparsify.")
+        export_sparsify(Path(run), Path(out), module)

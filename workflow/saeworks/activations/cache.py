@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..config.activations import ActivationsConfig
-from ..config.base import parse
+from ..config.base import Json, parse
 from ..lm.corpus import load_rows
 from ..lm.prepare import load_model, read_record
 from ..lm.sites import Site
@@ -296,21 +296,30 @@ def _verify(folder: Path, files: dict[str, str]) -> None:
 
 
 def main(
-    spec: str,
-    hook_points: str,
+    spec: Json,
+    hook_points: list[str],
     model: str,
     corpus: str,
     out: str,
     device: str,
-    end_to_end: str | None = None,
+    end_to_end: list[str] | None = None,
     fingerprint: str | None = None,
 ) -> None:
-    """Entry point of the stage: `spec` is an activations block as JSON, `hook_points` a comma-separated list.
+    """Cache activations at hook points.
 
-    For those in `end_to_end` the residual that the model is continued from is cached too.
+    Args:
+        spec: the `activations` block of the configuration.
+        hook_points: where to cache them.
+        model: folder of the prepared model.
+        corpus: folder of the corpus.
+        out: folder of the cache.
+        device: where to compute: cpu or cuda.
+        end_to_end: those of the hook points that runs are trained end to end at; there, the residual that the model is continued
+            from is cached too.
+        fingerprint: identity of the step, kept in its record.
     """
     config = parse(ActivationsConfig, json.loads(spec), "activations")
     arch = read_record(Path(model))["arch"]
-    streams = [Site.parse(name, arch).stream for name in end_to_end.split(",")] if end_to_end else []
-    names = list(dict.fromkeys([*hook_points.split(","), *streams]))
+    streams = [Site.parse(name, arch).stream for name in end_to_end or []]
+    names = list(dict.fromkeys([*hook_points, *streams]))
     write_cache(config, names, Path(model), Path(corpus), Path(out), device, fingerprint)

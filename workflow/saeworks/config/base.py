@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import typing
-from typing import Any, TypeVar
+from typing import Any, NewType, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..store.errors import UserError, did_you_mean
+
+Json = NewType("Json", str)
+"""Settings as JSON text, as they pass from a rule to a command; on the command line also `@file`, or `-` for standard input."""
 
 
 class Frozen(BaseModel):

@@ -36,8 +36,8 @@ snakemake --cores all --configfile config/x.yaml
 
 Everything an experiment makes goes to `results/<experiment>/`, named by its key `experiment`, so experiments coexist.
 
-**Your own experiment**: copy the file nearest to what you want to `config/mine.yaml`, give it a new `experiment` name, change
-what differs, and run it as above. A dry run (`snakemake -n --configfile config/mine.yaml`) checks the file and lists what would
+**Your own experiment**: `saeworks new mine` writes a commented `config/mine.yaml`; or copy the file nearest to what you want and
+give it a new `experiment` name. Change what differs, and run it as above. A dry run (`snakemake -n --configfile config/mine.yaml`) checks the file and lists what would
 be computed. Keys left out take the defaults below; a misspelt key is an error that suggests the right one. After a change, only
 the steps that depend on the changed key run again.
 
@@ -92,8 +92,12 @@ def schema() -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def main(root: str, check: bool) -> None:
-    """Write both files under the repository `root`, or with `check` only compare them with what is there.
+def main(root: str = ".", check: bool = False) -> None:
+    """Write config/README.md and the JSON schema from the configuration models.
+
+    Args:
+        root: root of the repository.
+        check: only compare the files with the models.
 
     Raises:
         UserError: with `check`, a file is missing or differs from what the models say.

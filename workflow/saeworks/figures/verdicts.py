@@ -194,8 +194,12 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join([text, *(["\nCannot be tested, and why:\n"] if reasons else []), *reasons])
 
 
-def print_claims(experiment: list[str]) -> None:
-    """Entry point of the command: the claims on each experiment as Markdown, under a heading each where there are several."""
+def print_claims(experiment: list[str], /) -> None:
+    """Print the papers' claims beside the results of experiments, as Markdown.
+
+    Args:
+        experiment: names of the experiments.
+    """
     for i, name in enumerate(experiment):
         table = claims(Path("results") / name / "tables")
         heading = f"{chr(10) if i else ''}## {name}\n\n" if len(experiment) > 1 else ""

@@ -135,7 +135,11 @@ def download(url: str, path: Path) -> None:
 
 
 def main(out: str) -> None:
-    """Entry point of the download: `train.txt` and `val.txt` in the folder `out`, left alone if they are there and whole."""
+    """Download the public novels that novels-1m is trained on.
+
+    Args:
+        out: folder for `train.txt` and `val.txt`, which are left alone if they are there and whole.
+    """
     folder = Path(out)
     if all((folder / name).exists() and sha256_file(folder / name) == digest for name, digest in SHA256.items()):
         print(f"{folder} already holds the novels", flush=True)

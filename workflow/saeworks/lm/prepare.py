@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..config.base import parse
+from ..config.base import Json, parse
 from ..config.model import HubModel, OwnModel, PathModel, local_files
 from ..store.errors import UserError
 from ..store.files import publish, read_json, sha256_file, write_json
@@ -107,7 +107,12 @@ def _sources(model: HubModel | PathModel | OwnModel) -> dict[str, str]:
     return {str(path): sha256_file(path) for path in local_files(Path(model_location(model)))}
 
 
-def main(spec: str, out: str) -> None:
-    """Entry point of the stage: `spec` is a model block as JSON."""
+def main(spec: Json, out: str) -> None:
+    """Load and process the language model.
+
+    Args:
+        spec: the `model` block of the configuration.
+        out: folder of the prepared model.
+    """
     settings = json.loads(spec)
     prepare(parse(_SOURCES[settings["source"]], settings, "model"), Path(out))

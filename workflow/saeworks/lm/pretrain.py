@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from ..config.base import Json
 from ..config.pretrain import PretrainConfig
 from ..store.checkpoint import load_checkpoint, save_checkpoint
 from ..store.files import content_hash, publish, sha256_file, write_json, write_tensors
@@ -237,7 +238,15 @@ It writes Victorian-sounding prose without sense. It is for studying methods, no
 """
 
 
-def pretrain_from_json(spec: str, name: str, out: str, scratch: str, fingerprint: str | None = None) -> None:
-    """Entry point of the stage: `spec` is a `PretrainConfig` as JSON."""
+def pretrain_from_json(spec: Json, name: str, out: str, scratch: str, fingerprint: str | None = None) -> None:
+    """Train the small language model.
+
+    Args:
+        spec: the `pretrain` block of the configuration.
+        name: name of the model.
+        out: folder of the model.
+        scratch: folder for checkpoints; the same command continues from the last.
+        fingerprint: identity of the step, kept in its record.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     pretrain(PretrainConfig.model_validate(json.loads(spec)), name, Path(out), Path(scratch), fingerprint)

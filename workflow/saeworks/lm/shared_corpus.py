@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from ..config.base import Json
 from ..store.files import read_json, sha256_file
 from . import corpus
 
@@ -25,8 +26,16 @@ def equal_corpus(out: Path, fingerprint: str) -> Path | None:
     return None
 
 
-def main(spec: str, model: str, out: str, device: str, fingerprint: str | None = None) -> None:
-    """Entry point of the stage: as `corpus.main`."""
+def main(spec: Json, model: str, out: str, device: str, fingerprint: str | None = None) -> None:
+    """Sample or pack the token rows, or take over equal ones.
+
+    Args:
+        spec: the `corpus` block of the configuration.
+        model: folder of the prepared model.
+        out: folder of the corpus.
+        device: where to compute: cpu or cuda.
+        fingerprint: identity of the step, kept in its record.
+    """
     found = equal_corpus(Path(out), fingerprint) if fingerprint else None
     if found is None:
         corpus.main(spec, model, out, device, fingerprint)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..activations.cache import ActivationCache
 from ..activations.stream import ActivationStream, open_activations
 from ..config.activations import ActivationsConfig
-from ..config.base import parse
+from ..config.base import Json, parse
 from ..config.training import RunSpec
 from ..lm.bridge import BridgeModel
 from ..lm.decoder import Decoder
@@ -393,8 +393,8 @@ def _device_name(device: torch.device) -> str:
 
 
 def main(
-    spec: list[str],
-    activations: str,
+    spec: list[Json],
+    activations: Json,
     cache: str,
     model: str,
     corpus: str,
@@ -404,9 +404,22 @@ def main(
     fingerprint: list[str] | None = None,
     start_from: str | None = None,
 ) -> None:
-    """Entry point of the stage: each `spec` is a `RunSpec`, `activations` an activations block, all as JSON.
+    """Train one SAE, or several of one hook point together.
 
-    Several specs, with as many folders, are trained together.
+    Args:
+        spec: the run, a `RunSpec`; several train together.
+        activations: the `activations` block of the configuration.
+        cache: folder of the activation cache.
+        model: folder of the prepared model.
+        corpus: folder of the corpus.
+        out: folder of the run, one for each spec.
+        scratch: folder for checkpoints, one for each spec; the same command continues from the last.
+        device: where to compute: cpu or cuda.
+        fingerprint: identity of the step, kept in its record; one for each spec.
+        start_from: folder of the run that a `finetune` run continues.
+
+    Raises:
+        UserError: there are not as many folders as specs, or as `train_together`.
     """
     fingerprints = fingerprint or [None] * len(spec)
     if not len(spec) == len(out) == len(scratch) == len(fingerprints):

@@ -1,0 +1,82 @@
+"""All commands together: the list that `--help` shows, and how a command is found, run and ended."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from .. import __version__
+from .commands import COMMANDS
+from .derive import command
+from .process import report
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def application() -> TyperGroup:
+    """The whole command line, as the click group that Typer makes of it; its `commands` are derived one by one, when looked up."""
+    app = typer.Typer(cls=_Group, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+    app.callback(help="Train, compare and understand sparse autoencoders, reproducibly.")(_options_without_command)
+    return typer.main.get_command(app)
+
+
+def first_line(target: str) -> str:
+    """First line of the docstring of `module:function`, read from the source without importing it."""
+    module, function = target.split(":")
+    tree = ast.parse(_PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    return (ast.get_docstring(found) or "").split("\n")[0]
+
+
+class _Commands(Mapping[str, TyperCommand]):
+    """The commands by name; looking one up imports its module."""
+
+    def __getitem__(self, name: str) -> TyperCommand:
+        module, function = COMMANDS[name].target.split(":")
+        imported = importlib.import_module(f"{_PACKAGE.name}.{module}")
+        return command(name, getattr(imported, function), COMMANDS[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(TyperGroup):
+    """The command line: its commands are imported when they run, and end with a sentence and a status if they fail."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings | {"commands": _Commands()})
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+        for heading, stage in (("Commands for people", False), ("Stages, which the rules of the workflow run", True)):
+            with formatter.section(heading):
+                formatter.write_dl([(name, first_line(c.target)) for name, c in COMMANDS.items() if c.stage is stage])
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.TyperException, BrokenPipeError):  # help, a wrong option, `| head`: Typer deals with these
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise typer.Exit(report(error)) from error
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _options_without_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None: ...
