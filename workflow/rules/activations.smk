@@ -4,20 +4,25 @@
 
 rule activation_cache:
     input:
-        model=f"{MODEL}/manifest.json",
-        corpus=f"{CORPUS}/manifest.json",
+        PLAN.data,
     output:
-        f"{CACHE}/manifest.json",
+        manifest=f"{PLAN.cache}/manifest.json",
+        record=PLAN.jobs["activation_cache"].record,
     log:
-        f"logs/{EXPERIMENT.experiment}/activation_cache.log",
+        f"{LOGS}/activation_cache.log",
     conda:
         "../../envs/environment.yaml"
     threads: 2
     params:
-        spec=block(EXPERIMENT.activations),
-        hook_points=EXPERIMENT.hook_points(),
-        end_to_end=[f"--end-to-end={name}" for name in EXPERIMENT.hook_points(end_to_end=True)],
-        code=code_hash("activations.cache"),
+        identity=PLAN.identity_json("activation_cache"),
+        fingerprint=lambda wc, input: PLAN.fingerprint("activation_cache"),
+        spec=lambda wc, input: PLAN.spec("activation_cache", "activations"),
+        hook_points=lambda wc, input: PLAN.experiment.hook_points(),
+        end_to_end=lambda wc, input: PLAN.end_to_end_options(),
+        model=lambda wc, input: PLAN.model,
+        corpus=lambda wc, input: PLAN.corpus,
+        out=lambda wc, input: PLAN.cache,
     shell:
-        "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points} {params.end_to_end} --model $(dirname {input.model}) --corpus $(dirname {input.corpus})"
-        " --out $(dirname {output}) --fingerprint {params.code} --threads {threads} > {log} 2>&1"
+        "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points:q} {params.end_to_end:q} --model {params.model:q}"
+        " --corpus {params.corpus:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"
+        " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"

@@ -3,40 +3,41 @@
 
 rule language_model:
     input:
-        source_files(),
+        PLAN.model_files(),
     output:
-        f"{MODEL}/manifest.json",
+        manifest=f"{PLAN.model}/manifest.json",
+        record=PLAN.jobs["language_model"].record,
     log:
-        f"logs/{EXPERIMENT.experiment}/language_model.log",
+        f"{LOGS}/language_model.log",
     conda:
         "../../envs/environment.yaml"
     params:
-        spec=block(EXPERIMENT.model),
-        code=code_hash("lm.prepare"),
+        identity=PLAN.identity_json("language_model"),
+        spec=lambda wc, input: PLAN.spec("language_model", "model"),
+        out=lambda wc, input: PLAN.model,
     shell:
-        "saeworks prepare --spec {params.spec:q} --out $(dirname {output}) --threads {threads} > {log} 2>&1"
+        "saeworks prepare --spec {params.spec:q} --out {params.out:q} --threads {threads}"
+        " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
 
 
 rule corpus:
     input:
-        sources=source_files(),
-        model=lambda wc: unless_current(
-            CORPUS_FINGERPRINT,
-            [f"{CORPUS}/{name}" for name in ("train.npy", "eval.npy", "manifest.json")],
-            f"{MODEL}/manifest.json",
-        ),
+        sources=PLAN.sources(),
+        model=lambda wc: PLAN.unless_current("corpus", f"{PLAN.model}/manifest.json"),
     output:
-        train=f"{CORPUS}/train.npy",
-        held_out=f"{CORPUS}/eval.npy",
-        manifest=f"{CORPUS}/manifest.json",
+        files=PLAN.jobs["corpus"].outputs,
+        record=PLAN.jobs["corpus"].record,
     log:
-        f"logs/{EXPERIMENT.experiment}/corpus.log",
+        f"{LOGS}/corpus.log",
     conda:
         "../../envs/environment.yaml"
     threads: 2
     params:
-        spec=block(EXPERIMENT.corpus),
-        fingerprint=CORPUS_FINGERPRINT,
-        model=MODEL,
+        identity=PLAN.identity_json("corpus"),
+        fingerprint=lambda wc, input: PLAN.fingerprint("corpus"),
+        spec=lambda wc, input: PLAN.spec("corpus", "corpus"),
+        model=lambda wc, input: PLAN.model,
+        out=lambda wc, input: PLAN.corpus,
     shell:
-        "saeworks corpus --spec {params.spec:q} --model {params.model} --out $(dirname {output.manifest}) --fingerprint {params.fingerprint} --threads {threads} > {log} 2>&1"
+        "saeworks corpus --spec {params.spec:q} --model {params.model:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"
+        " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"

@@ -1,29 +1,36 @@
-# The story of the paper with our tables and figures, executed by papermill.
+# The story of each paper with our tables and figures: executed by papermill, exported by nbconvert.
 
+for notebook_name in NOTEBOOKS:
 
-rule braun2024:
-    input:
-        tables=[f"{RESULTS}/tables/{name}.parquet" for name in TABLES],
-        figures=[f"{RESULTS}/figures/{name}.png" for name in FIGURES],
-    output:
-        ipynb=f"{RESULTS}/notebooks/braun2024.ipynb",
-        html=report(
-            f"{RESULTS}/notebooks/braun2024.html",
-            caption="../report/braun2024.rst",
-            category="Notebooks",
-            labels={"figure": "End-to-end sparse dictionary learning"},
-        ),
-    log:
-        f"logs/{EXPERIMENT.experiment}/braun2024.log",
-    conda:
-        "../../envs/environment.yaml"
-    resources:
-        notebook=1,
-    params:
-        code=code_hash("figures.notebook", "figures.verdicts"),
-        notebook=notebook_hash("braun2024"),
-        experiment=EXPERIMENT.experiment,
-        drawn=",".join(FIGURES),
-    shell:
-        "saeworks notebook --name braun2024 --tables $(dirname {input.tables[0]})"
-        " --figures $(dirname {input.figures[0]}) --drawn {params.drawn} --experiment {params.experiment} --out-ipynb {output.ipynb} --out-html {output.html} > {log} 2>&1"
+    rule:
+        name:
+            notebook_name
+        input:
+            tables=[path for job in PLAN.jobs[f"notebook/{notebook_name}"].inputs for path in PLAN.jobs[job].outputs if path.endswith(".parquet")],
+            figures=[path for job in PLAN.jobs[f"notebook/{notebook_name}"].inputs for path in PLAN.jobs[job].outputs if path.endswith(".png")],
+        output:
+            ipynb=PLAN.jobs[f"notebook/{notebook_name}"].outputs[0],
+            html=report(
+                PLAN.jobs[f"notebook/{notebook_name}"].outputs[1],
+                caption=f"../report/{notebook_name}.rst",
+                category="Notebooks",
+                labels={"figure": "End-to-end sparse dictionary learning"},
+            ),
+            record=PLAN.jobs[f"notebook/{notebook_name}"].record,
+        log:
+            f"{LOGS}/{notebook_name}.log",
+        conda:
+            "../../envs/environment.yaml"
+        resources:
+            notebook=1,
+        params:
+            identity=PLAN.identity_json(f"notebook/{notebook_name}"),
+            name=lambda wc, input, name=notebook_name: name,
+            tables=lambda wc, input: PLAN.tables,
+            figures=lambda wc, input: f"{PLAN.results}/figures",
+            drawn=lambda wc, input: PLAN.reproducible_figures,
+            experiment=lambda wc, input: PLAN.name,
+        shell:
+            "saeworks notebook --name {params.name} --tables {params.tables:q} --figures {params.figures:q} --drawn {params.drawn:q}"
+            " --experiment {params.experiment:q} --out-ipynb {output.ipynb:q} --out-html {output.html:q}"
+            " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"

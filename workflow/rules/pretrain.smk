@@ -1,41 +1,39 @@
 # The small language model of the default experiment: `snakemake --cores all --configfile config/novels-1m.yaml`.
-NOVELS = "data/texts/novels"
 
 
 rule novels:
     output:
-        train=f"{NOVELS}/train.txt",
-        val=f"{NOVELS}/val.txt",
+        files=PLAN.jobs["novels"].outputs,
+        record=PLAN.jobs["novels"].record,
     log:
         "logs/novels.log",
     conda:
         "../../envs/environment.yaml"
     params:
-        code=code_hash("lm.novels"),
+        identity=PLAN.identity_json("novels"),
+        out=lambda wc, input, output: os.path.dirname(output.files[0]),
     shell:
-        "saeworks novels --out $(dirname {output.train}) > {log} 2>&1"
+        "saeworks novels --out {params.out:q} --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
 
 
 rule pretrain:
     input:
-        train=PRETRAIN.pretrain.train_text,
-        val=PRETRAIN.pretrain.val_text,
+        PLAN.jobs["pretrain"].files,
     output:
-        expand(
-            "data/models/{name}/{file}",
-            name=PRETRAIN.name,
-            file=["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "manifest.json"],
-        ),
+        files=PLAN.jobs["pretrain"].outputs,
+        record=PLAN.jobs["pretrain"].record,
     log:
-        f"logs/pretrain-{PRETRAIN.name}.log",
+        f"logs/pretrain-{PLAN.name}.log",
     conda:
         "../../envs/environment.yaml"
     threads: 1
     params:
-        spec=block(PRETRAIN.pretrain),
-        code=code_hash("lm.pretrain"),
-        name=PRETRAIN.name,
-        scratch=f"scratch/pretrain/{PRETRAIN.name}",
+        identity=PLAN.identity_json("pretrain"),
+        fingerprint=lambda wc, input: PLAN.fingerprint("pretrain"),
+        spec=lambda wc, input: PLAN.spec("pretrain", "pretrain"),
+        name=lambda wc, input: PLAN.name,
+        scratch=lambda wc, input: f"scratch/pretrain/{PLAN.name}",
+        out=lambda wc, input, output: os.path.dirname(output.files[0]),
     shell:
-        "saeworks pretrain --spec {params.spec:q} --name {params.name} --out $(dirname {output[0]}) --scratch {params.scratch} --fingerprint {params.code}"
-        " --threads {threads} > {log} 2>&1"
+        "saeworks pretrain --spec {params.spec:q} --name {params.name:q} --out {params.out:q} --scratch {params.scratch:q} --fingerprint {params.fingerprint}"
+        " --threads {threads} --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"

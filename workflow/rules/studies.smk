@@ -1,59 +1,84 @@
-# Studies of one hook point at a time that need the language model, each a command and a block of the configuration of its name.
+# Every study: one job for each place where it is measured (a run, a hook point or the experiment), and one that joins the tables.
 
+_PLACES = {"run": "{hook_point}/{run}", "hook_point": "{hook_point}", "experiment": ""}
 
-for study_name, study_settings in STUDIES.items():
+for study_name, study in PLAN.studies.items():
+    if not study.tables:
+        continue
 
     rule:
         name:
-            study_name
+            f"measure_{study_name}"
         input:
-            tables=[f"{RESULTS}/tables/{name}.parquet" for name in ("runs", "features", "selection")],
-            saes=lambda wc: [f"{RESULTS}/saes/{run}/sae_weights.safetensors" for run in RUNS if run.startswith(f"{wc.hook_point}/")],
-            sources=source_files(),
-            upstream=lambda wc, study=study_name: study_upstream(study, wc.hook_point),
+            files=lambda wc, study=study_name: PLAN.measured_from(study, at(wc)),
+            sources=list(PLAN.jobs[PLAN.measurements(study_name)[0]].files),
+            upstream=lambda wc, study=study_name: PLAN.data_for(study, at(wc)),
         output:
-            study_files(study_name),
+            files=PLAN.part_files(study_name, _PLACES[study.scope]),
+            record=PLAN.part_record(study_name, _PLACES[study.scope]),
         log:
-            f"logs/{EXPERIMENT.experiment}/{study_name}/{{hook_point}}.log",
+            "/".join(filter(None, [LOGS, study_name, _PLACES[study.scope] or "measure"])) + ".log",
         conda:
             "../../envs/environment.yaml"
         threads: 1
         resources:
-            gpu=GPU,
+            gpu=GPU if "model" in study.needs else 0,
         params:
-            study=study_name,
-            spec=block(study_settings),
-            fingerprint=study_fingerprint(study_name),
-            model=MODEL,
-            corpus=CORPUS,
-            experiment=EXPERIMENT.experiment,
+            identity=lambda wc, study=study_name: PLAN.identity_json(PLAN.measurement(study, at(wc))),
+            study=lambda wc, input, study=study_name: study,
+            spec=lambda wc, input, study=study_name: PLAN.spec(PLAN.measurement(study, at(wc)), study),
+            at=lambda wc, input: at(wc),
+            model=lambda wc, input: PLAN.model,
+            corpus=lambda wc, input: PLAN.corpus,
+            experiment=lambda wc, input: PLAN.name,
+            out=lambda wc, input, output: os.path.dirname(output.files[0]),
         shell:
-            "saeworks {params.study} --spec {params.spec:q} --hook-point {wildcards.hook_point} --experiment {params.experiment}"
-            " --model {params.model} --corpus {params.corpus} --fingerprint {params.fingerprint} --threads {threads} > {log} 2>&1"
+            "saeworks measure {params.study} --spec {params.spec:q} --at {params.at:q} --experiment {params.experiment:q} --model {params.model:q}"
+            " --corpus {params.corpus:q} --out {params.out:q} --threads {threads}"
+            " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
 
     rule:
         name:
             f"{study_name}_tables"
         input:
-            [name.format(hook_point=hook) for hook in EXPERIMENT.hook_points() for name in study_files(study_name)],
+            PLAN.parts(study_name),
         output:
-            [f"{RESULTS}/tables/{file}" for name in study_settings.tables for file in table_files(name)],
+            files=PLAN.table_files(study_name),
+            record=PLAN.jobs[f"gather/{study_name}"].record,
         log:
-            f"logs/{EXPERIMENT.experiment}/{study_name}_tables.log",
+            f"{LOGS}/{study_name}_tables.log",
         conda:
             "../../envs/environment.yaml"
         params:
-            study=study_name,
-            hook_points=EXPERIMENT.hook_points(),
-            experiment=EXPERIMENT.experiment,
-            code=code_hash("measures.studies"),
+            identity=PLAN.identity_json(f"gather/{study_name}"),
+            study=lambda wc, input, study=study_name: study,
+            parts=lambda wc, input, study=study_name: PLAN.part_folders(study),
+            out=lambda wc, input, output: os.path.dirname(output.files[0]),
         shell:
-            "saeworks join-study --study {params.study} --hook-points {params.hook_points} --experiment {params.experiment} > {log} 2>&1"
+            "saeworks gather {params.study} --parts {params.parts:q} --out {params.out:q}"
+            " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+
+
+rule claims:
+    input:
+        [PLAN.table(name) for study in PLAN.gathered for name in PLAN.studies[study].tables],
+    output:
+        files=PLAN.jobs["claims"].outputs,
+        record=PLAN.jobs["claims"].record,
+    log:
+        f"{LOGS}/claims.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        identity=PLAN.identity_json("claims"),
+        experiment=lambda wc, input: PLAN.name,
+    shell:
+        "saeworks test-claims --experiment {params.experiment:q} --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
 
 
 rule all_tables:
     input:
-        [f"{RESULTS}/tables/{name}.parquet" for name in TABLES],
+        [path for job in PLAN.jobs.values() if job.stage in ("gather", "claims") for path in job.outputs],
 
 
 rule agreement_data:
@@ -65,7 +90,5 @@ rule agreement_data:
         name=r"(simple|nounpp|within_rc)_train\.json|distractor_agreement_relative_clause\.jsonl",
     conda:
         "../../envs/environment.yaml"
-    params:
-        code=code_hash("measures.agreement_data"),
     shell:
-        "saeworks agreement-data --out {output} > {log} 2>&1"
+        "saeworks agreement-data --out {output:q} > {log:q} 2>&1"

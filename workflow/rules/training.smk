@@ -4,73 +4,77 @@
 
 rule train:
     input:
-        sources=source_files(),
-        start=run_it_starts_from,
-        together=trained_together,
-        upstream=lambda wc: [] if trained_together(wc) else unless_current(run_fingerprint(wc), run_files(wc), *what_training_reads()),
+        sources=PLAN.sources(),
+        start=lambda wc: PLAN.start_of(at(wc)),
+        together=lambda wc: PLAN.files_from_together(at(wc)),
+        upstream=lambda wc: [] if PLAN.files_from_together(at(wc)) else PLAN.unless_current(f"train/{at(wc)}", *PLAN.training_data),
     output:
-        config=f"{RESULTS}/saes/{{hook_point}}/{{run}}/cfg.json",
-        weights=f"{RESULTS}/saes/{{hook_point}}/{{run}}/sae_weights.safetensors",
-        log=f"{RESULTS}/saes/{{hook_point}}/{{run}}/log.jsonl",
-        manifest=f"{RESULTS}/saes/{{hook_point}}/{{run}}/manifest.json",
+        files=PLAN.run_files("{hook_point}/{run}"),
+        record=PLAN.record("saes", "{hook_point}/{run}"),
     log:
-        f"logs/{EXPERIMENT.experiment}/train/{{hook_point}}/{{run}}.log",
+        f"{LOGS}/train/{{hook_point}}/{{run}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train/{{hook_point}}/{{run}}.tsv"
+        f"{PLAN.results}/benchmarks/train/{{hook_point}}/{{run}}.tsv"
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
         gpu=GPU,
     params:
-        spec=run_spec,
-        activations=block(EXPERIMENT.activations),
-        fingerprint=run_fingerprint,
-        model=MODEL,
-        corpus=CORPUS,
-        cache=CACHE,
-        start=lambda wc, input: f"--start-from {input.start.rsplit('/', 1)[0]}" if input.start else "",
-        scratch=f"{SCRATCH}/{{hook_point}}/{{run}}",
-        take=lambda wc, input, output: f"exec cp {input.together} {output.manifest.rsplit('/', 1)[0]}; " if input.together else "",
+        identity=lambda wc: PLAN.identity_json(f"train/{at(wc)}"),
+        fingerprint=lambda wc, input: PLAN.fingerprint(f"train/{at(wc)}"),
+        spec=lambda wc, input: PLAN.spec(f"train/{at(wc)}", "run"),
+        activations=lambda wc, input: PLAN.spec(f"train/{at(wc)}", "activations"),
+        model=lambda wc, input: PLAN.model,
+        corpus=lambda wc, input: PLAN.corpus,
+        cache=lambda wc, input: PLAN.cache,
+        start=lambda wc, input: [part for path in input.start for part in ("--start-from", os.path.dirname(path))],
+        scratch=lambda wc, input: f"{PLAN.scratch}/{at(wc)}",
+        out=lambda wc, input: f"{PLAN.saes}/{at(wc)}",
+        take=lambda wc, input, output: PLAN.taking(at(wc), input.together, output.record),
     shell:
-        "{params.take}saeworks train --spec {params.spec:q} --activations {params.activations:q} --fingerprint {params.fingerprint} --cache {params.cache}"
-        " --model {params.model} --corpus {params.corpus} --out $(dirname {output.manifest}) --scratch {params.scratch} {params.start} --threads {threads} > {log} 2>&1"
+        "{params.take}saeworks train --spec {params.spec:q} --activations {params.activations:q} --fingerprint {params.fingerprint}"
+        " --cache {params.cache:q} --model {params.model:q} --corpus {params.corpus:q} --out {params.out:q} --scratch {params.scratch:q}"
+        " {params.start:q} --threads {threads} --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
 
 
 # not `--until train`: Snakemake stops short where a run continues another of that rule
 rule saes:
     input:
-        [name for run in RUNS for name in run_files(run_wildcards(run))],
+        [path for run in PLAN.specs for path in PLAN.run_files(run)],
 
 
-for together_at, together_runs in runs_to_train_together().items():
+for together_at, together_runs in PLAN.trained_together.items():
 
     rule:
         name:
             f"train_together_{together_at.replace('.', '_')}"
         input:
-            sources=source_files(),
-            upstream=lambda wc: what_training_reads(),
+            sources=PLAN.sources(),
+            upstream=PLAN.training_data,
         output:
-            temp([name for run in together_runs for name in run_files(run_wildcards(run), TOGETHER)]),
+            files=temp([path for run in together_runs for path in PLAN.run_files(run, PLAN.together)]),
+            records=temp([f"{PLAN.together}/{run}/identity.json" for run in together_runs]),
         log:
-            f"logs/{EXPERIMENT.experiment}/train/{together_at}/together.log",
+            f"{LOGS}/train/{together_at}/together.log",
         benchmark:
-            f"{RESULTS}/benchmarks/train/{together_at}/together.tsv"
+            f"{PLAN.results}/benchmarks/train/{together_at}/together.tsv"
         conda:
             "../../envs/environment.yaml"
         threads: 1
         resources:
             gpu=GPU,
         params:
-            specs=[block(RUNS[run]) for run in together_runs],
-            activations=block(EXPERIMENT.activations),
-            fingerprints=[run_fingerprint(run_wildcards(run)) for run in together_runs],
-            model=MODEL,
-            corpus=CORPUS,
-            cache=CACHE,
-            out=[f"{TOGETHER}/{run}" for run in together_runs],
-            scratch=[f"{SCRATCH}/{run}" for run in together_runs],
+            identities=[PLAN.identity_json(f"train/{run}") for run in together_runs],
+            fingerprints=lambda wc, input, runs=together_runs: [PLAN.fingerprint(f"train/{run}") for run in runs],
+            specs=lambda wc, input, runs=together_runs: [PLAN.spec(f"train/{run}", "run") for run in runs],
+            activations=lambda wc, input, runs=together_runs: PLAN.spec(f"train/{runs[0]}", "activations"),
+            model=lambda wc, input: PLAN.model,
+            corpus=lambda wc, input: PLAN.corpus,
+            cache=lambda wc, input: PLAN.cache,
+            out=lambda wc, input, runs=together_runs: [f"{PLAN.together}/{run}" for run in runs],
+            scratch=lambda wc, input, runs=together_runs: [f"{PLAN.scratch}/{run}" for run in runs],
         shell:
-            "saeworks train --spec {params.specs:q} --activations {params.activations:q} --fingerprint {params.fingerprints} --cache {params.cache}"
-            " --model {params.model} --corpus {params.corpus} --out {params.out} --scratch {params.scratch} --threads {threads} > {log} 2>&1"
+            "saeworks train --spec {params.specs:q} --activations {params.activations:q} --fingerprint {params.fingerprints} --cache {params.cache:q}"
+            " --model {params.model:q} --corpus {params.corpus:q} --out {params.out:q} --scratch {params.scratch:q} --threads {threads}"
+            " --record {output.records:q} --identity {params.identities:q} > {log:q} 2>&1"

@@ -1,0 +1,407 @@
+"""The jobs of an experiment, where their files lie, and what each of them needs at hand."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+from ..config.architectures import module_of
+from ..config.experiment import Experiment
+from ..config.model import local_files
+from ..config.objectives import loss_functions
+from ..config.recipes import settings_without_effect
+from ..config.training import RunSpec
+from ..studies import Study, studies, study_of_table
+from .code import Code
+from .job import Job, Settings
+from .notebook import notebook_hash
+from .state import State
+
+NOTEBOOKS = ("braun2024",)
+_AT_MOST_TOGETHER = 64  # runs in one job, since the system limits the length of its command
+_RUN_FILES = ("cfg.json", "sae_weights.safetensors", "log.jsonl", "manifest.json")
+_CORPUS_FILES = ("train.npy", "eval.npy", "manifest.json")
+# settings that change how a result is reached, not the result
+_NO_BYTES = ("run.training.checkpoint_every", "activations.shard_tokens")
+_MODEL_CODE, _CORPUS_CODE, _CACHE_CODE = "lm.prepare:prepare", "lm.corpus:build_corpus", "activations.cache:write_cache"
+_TRAINING_CODE = "training.run:train_together"
+
+
+class ExperimentPlan(State):
+    """What an experiment consists of. Paths are relative to the working directory `root`."""
+
+    def __init__(self, experiment: Experiment, root: Path | str = ".", code: Code | None = None) -> None:
+        self.experiment = experiment
+        self.name = experiment.experiment
+        self.specs: dict[str, RunSpec] = {f"{spec.hook_point}/{spec.name}": spec for spec in experiment.run_specs()}
+        self.studies: dict[str, Study] = {name: studies()[name] for name in experiment.present_studies()}
+        self.results = f"results/{self.name}"
+        self.saes, self.tables = f"{self.results}/saes", f"{self.results}/tables"
+        self.records, self.scratch = f"{self.results}/identities", f"scratch/{self.name}"
+        self.model = f"data/prepared/{experiment.model_key()}"
+        self.corpus = f"data/corpora/{self.name}/{experiment.corpus_key()}"
+        self.cache = f"data/activations/{experiment.activations_key()}"
+        self.together = f"{self.scratch}/together"
+        super().__init__([], root, code)
+        self.jobs = {job.name: job for job in self._all_jobs()}
+
+    # where files lie; paths may hold Snakemake's wildcards
+
+    def run_files(self, run: str, folder: str = "") -> list[str]:
+        """Files of a run; `folder` in the place of `saes`."""
+        return [f"{folder or self.saes}/{run}/{name}" for name in _RUN_FILES]
+
+    def places(self, study: str) -> list[str]:
+        """Where a study is measured: runs, hook points, or the experiment as a whole (empty)."""
+        scope = self.studies[study].scope
+        return list(self.specs) if scope == "run" else self.experiment.hook_points() if scope == "hook_point" else [""]
+
+    def part_files(self, study: str, place: str) -> list[str]:
+        """Tables of a study at one place."""
+        folder = "/".join(filter(None, [self.tables, study, place]))  # not among the tables of the whole experiment
+        return [f"{folder}/{table}.parquet" for table in self.studies[study].tables]
+
+    def part_record(self, study: str, place: str) -> str:
+        """Record of a study's measurement at one place."""
+        group = "timing" if studies()[study].wall_clock else "tables"
+        return self.record(group, f"{study}/{place or 'measure'}")
+
+    def part_folders(self, study: str) -> list[str]:
+        """Folders of a study's tables at all places."""
+        return ["/".join(filter(None, [self.tables, study, place])) for place in self.places(study)]
+
+    @staticmethod
+    def measurement(study: str, place: str) -> str:
+        """Name of the job that measures a study at one place."""
+        return f"measure/{study}/{place}" if place else f"measure/{study}"
+
+    def measurements(self, study: str) -> list[str]:
+        """Names of the jobs that measure a study."""
+        return [self.measurement(study, place) for place in self.places(study)]
+
+    def parts(self, study: str) -> list[str]:
+        """Tables of a study at all places."""
+        return [path for place in self.places(study) for path in self.part_files(study, place)]
+
+    def folder_of(self, study: str) -> str:
+        """Where the tables of a study of the whole experiment, and its figures if nobody can make them again, lie."""
+        return f"{self.results}/timing" if studies()[study].wall_clock else self.tables
+
+    def table_files(self, study: str) -> list[str]:
+        """Tables of a study of the whole experiment."""
+        return [
+            f"{self.folder_of(study)}/{path}" for name, table in self.studies[study].tables.items() for path in table.files(name)
+        ]
+
+    def table(self, name: str) -> str:
+        """The Parquet file of a table of the whole experiment."""
+        return f"{self.folder_of(study_of_table()[name].name)}/{name}.parquet"
+
+    def figure_files(self, name: str) -> list[str]:
+        """SVG and PNG of a figure."""
+        folder = self.folder_of(self.study_of_figure(name)) if self._is_timing(name) else f"{self.results}/figures"
+        return [f"{folder}/{name}.{kind}" for kind in ("svg", "png")]
+
+    def record(self, group: str, name: str) -> str:
+        """Record of a job; `group` is saes, tables, figures, notebooks or timing."""
+        return f"{self.records}/{group}/{name}.json"
+
+    # what there is
+
+    @cached_property
+    def figures(self) -> list[str]:
+        """Names of the figures that the experiment has."""
+        return self.experiment.figure_names()
+
+    @cached_property
+    def reproducible_figures(self) -> list[str]:
+        """Those that show no wall-clock time."""
+        return [name for name in self.figures if not self._is_timing(name)]
+
+    @cached_property
+    def gathered(self) -> list[str]:
+        """Names of the studies whose tables are reproducible."""
+        return [name for name, study in self.studies.items() if study.tables and not study.wall_clock]
+
+    def study_of_figure(self, name: str) -> str:
+        """Name of the study that a figure belongs to."""
+        return next(study.name for study in studies().values() if name in study.figures)
+
+    def _is_timing(self, figure: str) -> bool:
+        return studies()[self.study_of_figure(figure)].wall_clock
+
+    def model_files(self) -> list[str]:
+        """Files of a local language model."""
+        model = self.experiment.model
+        if model.source == "hub":
+            return []
+        folder = Path("data/models", model.name) if model.source == "own" else Path(model.path)
+        found = [folder / path.name for path in local_files(self.root / folder)]
+        return [str(path) for path in found or [folder / "config.json"]]
+
+    def sources(self) -> list[str]:
+        """Files that the experiment starts from and no job makes: model and text."""
+        return self.model_files() + list(getattr(self.experiment.corpus, "files", []))
+
+    # jobs
+
+    def _all_jobs(self) -> Iterable[Job]:
+        yield from self._data_jobs()
+        for run, spec in self.specs.items():
+            yield self._training_job(run, spec)
+        for study in self.studies.values():
+            if study.tables:
+                yield from (self._measurement(study, place) for place in self.places(study.name))
+                yield self._gathering(study)
+        for name in self.figures:
+            yield self._figure_job(name)
+        yield self._claims_job()
+        for name in NOTEBOOKS:
+            yield self._notebook_job(name)
+
+    def _data_jobs(self) -> Iterable[Job]:
+        experiment, sources = self.experiment, tuple(self.sources())
+        data = {"model": experiment.model, "corpus": experiment.corpus}
+        yield Job(
+            "language_model",
+            (f"{self.model}/manifest.json",),
+            f"{self.model}/identity.json",
+            Settings.of(model=experiment.model),
+            (_MODEL_CODE,),
+            files=tuple(self.model_files()),
+        )
+        yield Job(
+            "corpus",
+            tuple(f"{self.corpus}/{name}" for name in _CORPUS_FILES),
+            f"{self.corpus}/identity.json",
+            Settings.of(**data),
+            (_MODEL_CODE, _CORPUS_CODE),
+            files=sources,
+        )
+        yield Job(
+            "activation_cache",
+            (f"{self.cache}/manifest.json",),
+            f"{self.cache}/identity.json",
+            Settings.of(("activations.source",), _NO_BYTES, **data, activations=experiment.activations),
+            (_MODEL_CODE, _CORPUS_CODE, _CACHE_CODE),
+            files=sources,
+            facts={"hook points": experiment.hook_points(), "end to end at": experiment.hook_points(end_to_end=True)},
+        )
+
+    def _training_job(self, run: str, spec: RunSpec) -> Job:
+        start = f"{spec.hook_point}/{spec.start_from}" if spec.start_from else None
+        return Job(
+            f"train/{run}",
+            tuple(self.run_files(run)),
+            self.record("saes", run),
+            Settings.of(
+                _idle(spec),
+                _NO_BYTES,
+                run=spec,
+                activations=self.experiment.activations,
+                corpus=self.experiment.corpus,
+                model=self.experiment.model,
+            ),
+            (
+                _MODEL_CODE,
+                _CORPUS_CODE,
+                _CACHE_CODE,
+                _TRAINING_CODE,
+                module_of(spec),
+                *(f"losses:{f}" for f in loss_functions(spec)),
+            ),
+            inputs=(f"train/{start}",) if start else (),
+            files=tuple(self.sources()),
+        )
+
+    def _measurement(self, study: Study, place: str) -> Job:
+        settings = self.experiment.study_settings(study.name)
+        blocks = {study.name: settings} if settings is not None else {}
+        if {"model", "corpus"} & study.needs:
+            blocks |= {"model": self.experiment.model, "corpus": self.experiment.corpus}
+        runs = self.runs_at(study.name, place)
+        reads = {study_of_table()[table].name for table in study.reads}
+        return Job(
+            self.measurement(study.name, place),
+            tuple(self.part_files(study.name, place)),
+            self.part_record(study.name, place),
+            Settings.of(**blocks),
+            (f"studies.{study.name}.measure:measure", "studies.measure:measure", *self._architectures(study, runs)),
+            inputs=(*(f"train/{run}" for run in runs), *(f"gather/{name}" for name in sorted(reads))),
+            files=(*(self.sources() if "corpus" in blocks else ()), *study.files(settings)),
+        )
+
+    def runs_at(self, study: str, place: str) -> list[str]:
+        """The runs that a study looks at in one place."""
+        scope = self.studies[study].scope
+        return [run for run in self.specs if not place or run == place or (scope == "hook_point" and run.startswith(f"{place}/"))]
+
+    def _architectures(self, study: Study, runs: list[str]) -> list[str]:
+        """Modules of the SAEs that a study loads."""
+        return sorted({module_of(self.specs[run]) for run in runs}) if "saes" in study.needs else []
+
+    def _gathering(self, study: Study) -> Job:
+        return Job(
+            f"gather/{study.name}",
+            tuple(self.table_files(study.name)),
+            self.record("timing" if study.wall_clock else "tables", study.name),
+            entries=("studies.gather:gather",),
+            inputs=tuple(self.measurements(study.name)),
+        )
+
+    def _figure_job(self, name: str) -> Job:
+        study, settings = self.study_of_figure(name), getattr(self.experiment.figures, name)
+        owners = dict.fromkeys(study_of_table()[table].name for table in settings.reads)
+        return Job(
+            f"figure/{name}",
+            tuple(self.figure_files(name)),
+            self.record("timing" if self._is_timing(name) else "figures", name),
+            Settings.of(figure=settings),
+            (f"studies.{study}.{name}:draw", "studies.draw:figure"),
+            inputs=tuple(f"gather/{owner}" for owner in owners),
+        )
+
+    def _claims_job(self) -> Job:
+        modules = [f"studies.{name}.claims" for name in studies() if self.code.has_module(f"studies.{name}.claims")]
+        return Job(
+            "claims",
+            (f"{self.tables}/claims.parquet", f"{self.tables}/claims.csv"),
+            self.record("tables", "claims"),
+            entries=("studies.claims:write_claims", *modules),
+            inputs=tuple(f"gather/{name}" for name in self.gathered),
+        )
+
+    def _notebook_job(self, name: str) -> Job:
+        return Job(
+            f"notebook/{name}",
+            tuple(f"{self.results}/notebooks/{name}.{kind}" for kind in ("ipynb", "html")),
+            self.record("notebooks", name),
+            entries=("studies.notebook:main",),
+            inputs=(
+                *(f"gather/{study}" for study in self.gathered),
+                *(f"figure/{figure}" for figure in self.reproducible_figures),
+                "claims",
+            ),
+            facts={"notebook": notebook_hash(name), "figures": self.reproducible_figures},
+        )
+
+    # what jobs need at hand
+
+    def unless_current(self, job: str, *files: str) -> list[str]:
+        """`files`, unless the results of `job` are current.
+
+        Prepared models and activations are made again where they are needed rather than stored, so in a clone they are
+        missing: asked for by every job, making them for one new run would run all the others again.
+        """
+        return [] if self.is_current(job) else list(files)
+
+    @property
+    def data(self) -> list[str]:
+        """Records of the prepared model and the corpus."""
+        return [f"{self.model}/manifest.json", f"{self.corpus}/manifest.json"]
+
+    @property
+    def training_data(self) -> list[str]:
+        """What training reads: `data`, and the activations where they are cached."""
+        return self.data + ([f"{self.cache}/manifest.json"] if self.experiment.activations.source == "cache" else [])
+
+    @cached_property
+    def trained_together(self) -> dict[str, list[str]]:
+        """The runs that are missing or out of date and that one job trains, where there are several: by the job's place."""
+        waiting: dict[str, list[str]] = {}
+        for run, spec in self.specs.items() if self.experiment.train_together else ():
+            if not self.is_current(f"train/{run}") and not self._waits(run) and not spec.start_from:
+                waiting.setdefault(spec.hook_point, []).append(run)
+        parts = {
+            f"{at}_{i}" if i else at: runs[i : i + _AT_MOST_TOGETHER]
+            for at, runs in waiting.items()
+            for i in range(0, len(runs), _AT_MOST_TOGETHER)
+        }
+        return {at: runs for at, runs in parts.items() if len(runs) > 1}
+
+    def files_from_together(self, run: str) -> list[str]:
+        """Files of a run that a job that trains several has left, or will leave, to be taken over."""
+        expected = any(run in runs for runs in self.trained_together.values())
+        return self.run_files(run, self.together) if expected or (self.experiment.train_together and self._waits(run)) else []
+
+    def _waits(self, run: str) -> bool:
+        """Whether a finished job that trained several has left this very run."""
+        *others, manifest = (self.root / path for path in self.run_files(run, self.together))
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return all(path.exists() for path in others) and found.get("fingerprint") == self.fingerprint(f"train/{run}")
+
+    def start_of(self, run: str) -> list[str]:
+        """The weights that a run continues."""
+        spec = self.specs[run]
+        return [f"{self.saes}/{spec.hook_point}/{spec.start_from}/sae_weights.safetensors"] if spec.start_from else []
+
+    def measured_from(self, study: str, place: str) -> list[str]:
+        """Files that a measurement reads: tables, and of its runs what it needs."""
+        needs, runs = self.studies[study].needs, self.runs_at(study, place)
+        files = ("sae_weights.safetensors", "manifest.json") if "saes" in needs else ("manifest.json", "cfg.json", "log.jsonl")
+        return [self.table(name) for name in self.studies[study].reads] + [
+            f"{self.saes}/{run}/{name}" for run in runs for name in files
+        ]
+
+    def data_for(self, study: str, place: str) -> list[str]:
+        """Model and corpus, where a study reads them and its tables are not current."""
+        reads = {"model", "corpus"} & self.studies[study].needs
+        return self.unless_current(self.measurement(study, place), *self.data) if reads else []
+
+    def taking(self, run: str, files: Iterable[str], record: str) -> str:
+        """Shell commands that take a run over from the job that trained several, in the place of training; empty without `files`."""
+        if not list(files):
+            return ""
+        out, kept = f"{self.saes}/{run}", f"{self.together}/{run}/identity.json"
+        return f"cp {shlex.join([*files, out])} && exec cp {shlex.join([kept, record])}; "
+
+    def end_to_end_options(self) -> list[str]:
+        """The hook points that runs are trained end to end at, as options of `saeworks cache`."""
+        return [part for name in self.experiment.hook_points(end_to_end=True) for part in ("--end-to-end", name)]
+
+    def targets(self) -> list[str]:
+        """What `snakemake` makes if nothing is named."""
+        jobs = [job for job in self.jobs.values() if job.stage in ("gather", "figure", "claims", "notebook")]
+        return [path for job in jobs for path in job.outputs]
+
+    def results_at_a_glance(self) -> list[str]:
+        """Lines that end a successful run: where to look."""
+        notebooks = [self.jobs[f"notebook/{name}"].outputs[1] for name in NOTEBOOKS]
+        return [
+            f"Figures   {self.results}/figures",
+            f"Tables    {self.tables}",
+            f"Story     {', '.join(notebooks)}",
+            f"Logs      logs/{self.name}",
+        ]
+
+    def notes(self) -> list[str]:
+        """Sentences about what a user should know before anything runs: missing sources, and results of other configurations."""
+        notes = []
+        for path in self.sources():
+            if not (self.root / path).exists():
+                own = self.experiment.model.source == "own" and path.startswith("data/models/")
+                fetch = f"fetch it with `dvc pull data/models/{self.experiment.model.name}`"
+                notes.append(f"{path} is missing; {fetch if own else 'correct its path in the configuration'}.")
+        runs = {str(path.parent.relative_to(self.root / self.saes)) for path in (self.root / self.saes).glob("*/*/manifest.json")}
+        if left := sorted(runs - set(self.specs)):
+            notes.append(f"not in the configuration any more, delete before `dvc commit`: {', '.join(left)}")
+        made = {path for job in self.jobs.values() for path in job.outputs}
+        there = {
+            str(path.relative_to(self.root))
+            for folder in ("figures", "tables")
+            for path in (self.root / self.results / folder).glob("*.*")
+        }
+        if left := sorted(there - made):
+            notes.append(f"not made by this configuration, delete before `dvc commit`: {', '.join(left)}")
+        return notes
+
+
+def _idle(spec: RunSpec) -> set[str]:
+    """Settings that have no effect on a run, but for those that say what a run that it continues looks like."""
+    return {f"run.training.{key}" for key in settings_without_effect(spec.objective, spec.training.model_dump()) - GIVEN_BY_START}

@@ -1,0 +1,36 @@
+"""The record of a job: what its results were made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..store.files import content_hash, write_json
+from .code import Code
+
+_LENGTH = 16  # hex digits of a fingerprint
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """What stands for an identity: equal for equal settings, code, inputs and files."""
+    return content_hash([identity[key] for key in ("settings", "code", "inputs", "files", "facts")], _LENGTH)
+
+
+def code_hash(definitions: dict[str, str]) -> str:
+    """What stands for the definitions of a closure."""
+    return content_hash(definitions, _LENGTH)
+
+
+def write_record(path: str | Path, identity: str, code: Code | None = None) -> None:
+    """Write the record of a job that has just succeeded.
+
+    Args:
+        identity: JSON with what the job was asked for: settings, inputs, files, facts, and the entries of its code. The definitions
+            that these reach are those of the package that ran it.
+        code: the package, another than this one in tests.
+    """
+    record = json.loads(identity)
+    definitions = (code or Code()).closure(*record["entries"])
+    record |= {"code": code_hash(definitions), "definitions": definitions}
+    write_json(path, record | {"fingerprint": fingerprint(record)})

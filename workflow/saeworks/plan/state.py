@@ -1,0 +1,119 @@
+"""What is current: the identities of an experiment's jobs against the records that lie on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from ..store.files import canonical_json, sha256_file
+from .code import Code
+from .job import Job, nested
+from .record import code_hash, fingerprint
+
+_KEYS = ("settings", "entries", "code", "inputs", "files", "facts", "definitions", "fingerprint")
+
+
+ABSENT = type("Absent", (), {"__repr__": lambda self: "not there"})()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as it was when a result was made; what is new or gone was or is `ABSENT`."""
+
+    kind: Literal["record", "setting", "definition", "input", "file", "fact"]
+    name: str
+    before: Any = ABSENT
+    after: Any = ABSENT
+
+
+class State:
+    """Jobs by name, and which of them have current results in `root`."""
+
+    def __init__(self, jobs: Iterable[Job], root: Path | str = ".", code: Code | None = None) -> None:
+        self.jobs = {job.name: job for job in jobs}
+        self.root, self.code = Path(root), code or Code()
+        self._sha256: Callable[[Path], str] = cache(sha256_file)
+        self._differences: dict[str, list[Difference]] = {}
+        self._identities: dict[str, dict[str, Any]] = {}
+        self._recorded: dict[str, dict[str, Any] | None] = {}
+
+    def identity(self, name: str) -> dict[str, Any]:
+        """What the results of a job depend on: as recorded where nothing has changed since, else as it is now.
+
+        Keys: settings, entries, code, inputs (the fingerprints of other jobs), files (sha256 of those at hand), facts.
+        """
+        if self.differences(name):
+            return self._now(name)
+        return {key: self.recorded(name)[key] for key in ("settings", "entries", "code", "inputs", "files", "facts")}
+
+    def identity_json(self, name: str) -> str:
+        """`identity` as the command line takes it."""
+        return canonical_json(self.identity(name))
+
+    def fingerprint(self, name: str) -> str:
+        """What stands for the identity of a job in that of others."""
+        return fingerprint(self.identity(name))
+
+    def spec(self, name: str, block: str) -> str:
+        """One block of a job's settings, as JSON that its command takes."""
+        return canonical_json(nested({**self.identity(name)["settings"], **self.jobs[name].settings.others}, block))
+
+    def is_current(self, name: str) -> bool:
+        """Whether all results of a job exist and nothing that they depend on has changed."""
+        return all((self.root / path).exists() for path in self.jobs[name].outputs) and not self.differences(name)
+
+    def stale(self) -> list[str]:
+        """Names of the jobs that are not current."""
+        return [name for name in self.jobs if not self.is_current(name)]
+
+    def differences(self, name: str) -> list[Difference]:
+        """What has changed since the results of a job were made; a job without a readable record has one difference."""
+        if name not in self._differences:
+            self._differences[name] = self._compare(name)
+        return self._differences[name]
+
+    def recorded(self, name: str) -> dict[str, Any] | None:
+        """The record of a job; None where there is none that can be read."""
+        if name not in self._recorded:
+            try:
+                found = json.loads((self.root / self.jobs[name].record).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                found = None
+            self._recorded[name] = found if isinstance(found, dict) and found.keys() >= set(_KEYS) else None
+        return self._recorded[name]
+
+    def _now(self, name: str) -> dict[str, Any]:
+        if name not in self._identities:
+            job = self.jobs[name]
+            here = {path: self._sha256(self.root / path) for path in job.files if (self.root / path).is_file()}
+            self._identities[name] = {
+                "settings": dict(job.settings.values),
+                "entries": list(job.entries),
+                "code": code_hash(self.code.closure(*job.entries)),
+                "inputs": {other: self.fingerprint(other) for other in job.inputs},
+                "files": here,
+                "facts": dict(job.facts),
+            }
+        return self._identities[name]
+
+    def _compare(self, name: str) -> list[Difference]:
+        job, before = self.jobs[name], self.recorded(name)
+        if before is None:
+            return [Difference("record", job.record)]
+        now = self._now(name)
+        found = _changed("setting", job.settings.defaults | before["settings"], now["settings"])
+        found += _changed("definition", before["definitions"], self.code.closure(*job.entries))
+        found += _changed("input", before["inputs"], now["inputs"])
+        # a file that is not at hand cannot have changed what was made from it
+        found += [item for item in _changed("file", before["files"], now["files"]) if item.after is not ABSENT]
+        return found + _changed("fact", before["facts"], now["facts"])
+
+
+def _changed(kind: str, before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
+    names = [*after, *(name for name in before if name not in after)]
+    pairs = {name: (before.get(name, ABSENT), after.get(name, ABSENT)) for name in names}
+    return [Difference(kind, name, *pair) for name, pair in pairs.items() if pair[0] != pair[1]]
