@@ -130,16 +130,26 @@ def _argparse_commands() -> dict[str, list]:
 def tables() -> str:
     """Every table of every study: what a row is, and each column's meaning and unit."""
     parts = []
-    for name, study in _studies().items():
+    for study in _studies().values():
         if not study.tables:
             continue
         parts.append(f"## {study.title}\n\n{study.description}\n")
         for table, about in study.tables.items():
-            file = f"{table}.parquet" if getattr(about, "long", False) else f"{table}.parquet`, `{table}.csv"
+            files = ", ".join(f"`{file}`" for file in about.files(table))
             rows = [(f"`{column}`", c.meaning, c.unit) for column, c in about.columns.items()]
-            parts.append(f"### `{table}`\n\n{about.description} Files: `{file}`; study `{name}`.\n")
+            parts.append(f"### `{table}`\n\n{about.description}\n\nFiles: {files}\n")
             parts.append(_table(["Column", "Meaning", "Unit"], rows))
     return "\n".join(parts) or _NO_STUDIES
+
+
+def conventions() -> str:
+    """What holds for all figures: the list of the report's front page."""
+    text = (ROOT / "workflow" / "report" / "workflow.rst").read_text(encoding="utf-8")
+    return _markdown(text[text.index("\n* ") :])
+
+
+def _markdown(rst: str) -> str:
+    return rst.replace("``", "`")
 
 
 def figures() -> str:
@@ -151,16 +161,30 @@ def figures() -> str:
         parts.append(f"## {study.title}\n")
         for figure, style in study.figures.items():
             caption = ROOT / "workflow" / "saeworks" / "studies" / name / f"{figure}.rst"
-            text = " ".join(caption.read_text(encoding="utf-8").split()).replace("``", "`")
+            text = _markdown(" ".join(caption.read_text(encoding="utf-8").split()))
             parts.append(f"### `{figure}`\n\n**{style.label}.** {text}\n")
     return "\n".join(parts) or _NO_STUDIES
 
 
 def architectures() -> str:
-    """The class of each architecture: one file each, whose docstring has its formula and options."""
+    """The classes of each architecture, without their methods: one file each, whose docstring has its formula."""
     folder = ROOT / "workflow" / "saeworks" / "sae" / "architectures"
     names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-    return "\n\n".join(f"::: saeworks.sae.architectures.{name}\n    options: {{show_root_full_path: true}}" for name in names)
+    only_classes = "{filters: ['!^[a-z_]', '!^[A-Z_]+$', '!^Options$'], heading_level: 3}"
+    return "\n\n".join(f"::: saeworks.sae.architectures.{name}\n    options: {only_classes}" for name in names)
+
+
+def objectives() -> str:
+    """Every objective: what it means, and its loss terms with their weights and the keys that set them."""
+    try:
+        from saeworks.config.objectives import OBJECTIVES
+    except ModuleNotFoundError:
+        return ""
+    rows = []
+    for name, objective in OBJECTIVES.items():
+        terms = [f"{t.weight:g} × `{t.name}`" + (f" (`{t.setting}`)" if t.setting else "") for t in objective.terms]
+        rows.append((f"`{name}`", objective.meaning, ", ".join(terms)))
+    return _table(["Objective", "Meaning", "Loss terms: default weight × term (key)"], rows)
 
 
 def claims(experiment: str) -> str:
@@ -183,11 +207,10 @@ def training_speed(threads: str) -> str:
     cells: dict[str, dict[str, str]] = {}
     for result in stored["results"]:
         if result["threads"] == int(threads):
-            ratio = "" if result["library"] == "saeworks" else f" ({result['saeworks_times_as_fast']:.1f})"
+            ratio = "" if result["library"] == "saeworks" else f"\u00a0({result['saeworks_times_as_fast']:.1f})"
             cells.setdefault(result["library"], {})[result["case"]] = f"{result['tokens_per_s']:,.0f}{ratio}"
-    versions = {r["library"]: r["versions"] for r in stored["results"]}
-    names = {name: f"{name} {_version(versions[name])}".strip() for name in cells}
-    rows = [[names[library], *(of.get(case, "–") for case in _CASES)] for library, of in cells.items()]
+    versions = {r["library"]: _version(r["versions"]) for r in stored["results"]}
+    rows = [[_versioned(library, versions[library]), *(of.get(case, "–") for case in _CASES)] for library, of in cells.items()]
     size = stored["setting"]
     about = (
         f"d_in {size['d_in']}, {size['d_sae']:,} features, batch {size['batch']:,}, L0 {size['k']} (TopK) and {size['relu_gated_l0']} (ReLU, Gated),"
@@ -199,6 +222,11 @@ def training_speed(threads: str) -> str:
 def _version(versions: dict[str, str]) -> str:
     """The version of a library, given those that its process reported; nothing for torch alone or saeworks itself."""
     return next((version for name, version in versions.items() if name not in ("torch", "saeworks")), "")
+
+
+def _versioned(library: str, version: str) -> str:
+    name, *variant = library.split(", ")
+    return ", ".join([f"{name} {version}".strip(), *variant])
 
 
 def _table(heads: list[str], rows: Iterable[Iterable[str]]) -> str:
@@ -226,5 +254,5 @@ def _normal(path: PurePosixPath) -> str:
 _CASES = {"relu": "ReLU", "topk": "TopK", "topk_auxk": "TopK, half dead, AuxK", "gated": "Gated"}
 _NO_STUDIES = "No study is installed."
 _CONTENTS: dict[str, Callable[..., str]] = {
-    f.__name__: f for f in (include, commands, tables, figures, architectures, claims, training_speed)
+    f.__name__: f for f in (include, commands, tables, conventions, figures, architectures, objectives, claims, training_speed)
 }
