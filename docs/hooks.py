@@ -57,7 +57,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return include(argument, page.file.src_uri)
         return _CONTENTS[name](argument) if argument else _CONTENTS[name]()
 
-    return _MARKER.sub(replaced, markdown)
+    # written pages link to the notebook, so that the links work in the repository too
+    return _MARKER.sub(replaced, markdown.replace("tutorial.ipynb)", "tutorial.md)"))
 
 
 def include(path: str, onto: str) -> str:
@@ -70,7 +71,7 @@ def include(path: str, onto: str) -> str:
         resolved = _normal(source.parent / address)
         page = _PAGES.get(resolved) or (resolved.removeprefix("docs/") if resolved.startswith("docs/") else None)
         if page is None:
-            return text if text.startswith("`") else f"{text} (`{resolved}`)"
+            return text if text.startswith("`") else f"`{resolved}`" if text == resolved else f"{text} (`{resolved}`)"
         return f"{picture or f'[{text}]'}({'../' * onto.count('/')}{page}{hash_}{place})"
 
     return re.sub(r"\A<!--.*?-->\s*", "", _LINK.sub(mended, (ROOT / path).read_text(encoding="utf-8")))
