@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 INSTALLED := $(VENV)/installed
 
-.PHONY: install figures test kernels lint bench interop clean
+.PHONY: install figures test kernels lint docs bench interop clean
 
 install: $(INSTALLED)
 
@@ -45,6 +45,15 @@ lint: install
 	$(BIN)/snakemake --lint
 	$(BIN)/saeworks document --root . --check
 
+# The site, without a network; a link that leads nowhere is an error.
+docs: $(VENV)/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+	@echo "Site: site/index.html"
+
+$(VENV)/docs-installed: $(INSTALLED)
+	$(BIN)/python -m pip install -q -c envs/constraints.txt -e '.[docs]'
+	touch $@
+
 # Half an hour on two quiet cores; the figures of a busy machine are worth little.
 bench: install $(PEERS)/installed
 	$(BIN)/python tests/benchmarks/activation_reads.py --out results/benchmarks/activation_reads.json
@@ -57,4 +66,4 @@ bench: install $(PEERS)/installed
 	$(BIN)/python tests/benchmarks/gpu.py --out results/benchmarks/cuda.json
 
 clean:
-	rm -rf $(VENV) $(PEERS) scratch logs data/prepared data/activations
+	rm -rf $(VENV) $(PEERS) scratch logs site data/prepared data/activations

@@ -22,6 +22,8 @@ def load_run(path: str | Path, device: str = "cpu", hook_point: str | None = Non
     is ever read from a pickle.
 
     Args:
+        path: a run folder, or a file or folder of another library.
+        device: where its tensors are put, by torch's name.
         hook_point: which SAE, where a file or folder holds several.
 
     Raises:
@@ -36,7 +38,12 @@ load_sae = load_run
 
 
 def load_session(run: str | Path, experiment_root: str | Path = ".", device: str = "cpu") -> Session:
-    """`(model, sae, activations)` of a run folder, found by the run's manifest under `experiment_root`.
+    """The language model, the SAE and the activations that it was trained on: `model, sae, activations = load_session(run)`.
+
+    Args:
+        run: a run folder, results/<experiment>/saes/<hook point>/<run>.
+        experiment_root: the folder with `data/`, where what the run's manifest names is found.
+        device: where model and SAE are put, by torch's name.
 
     Raises:
         saeworks.store.errors.UserError: something that the run was made from is missing or has changed.
