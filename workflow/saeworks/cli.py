@@ -6,12 +6,11 @@ import argparse
 import ctypes
 import errno
 import importlib
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .store.errors import Interrupted, UserError
 
@@ -26,6 +25,7 @@ class Command:
     function: str = "main"
     repeated: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    optional: dict[str, str | None] = field(default_factory=dict)  # defaults of its own options
     uses_torch: bool = True
 
 
@@ -91,20 +91,6 @@ COMMANDS = {
         },
         repeated=("spec", "out", "scratch", "fingerprint"),
     ),
-    "evaluate": Command(
-        "measures.evaluation",
-        "evaluate one SAE on held-out rows",
-        {
-            "spec": "evaluation block as JSON",
-            "run": "run name",
-            "run-folder": "run folder",
-            "model": "prepared model",
-            "corpus": "corpus folder",
-            "out": "folder",
-            "fingerprint": _FINGERPRINT,
-            "device": _DEVICE,
-        },
-    ),
     "export": Command(
         "export",
         "write a trained SAE for another library",
@@ -115,101 +101,46 @@ COMMANDS = {
             "module": "sparsify: Hugging Face module whose output the SAE reads; by default that of the run's hook point",
         },
     ),
-    "collect": Command(
-        "measures.collect",
-        "gather the tables of all runs",
-        {"runs": "run names", "experiment": "experiment name"},
+    "measure": Command(
+        "studies.measure",
+        "measure one study at one place",
+        {
+            "study": "name of the study",
+            "spec": "its settings as JSON, {} where it has none",
+            "experiment": "experiment name",
+            "out": "folder for the parts of its tables",
+            "at": "the place: hook point and run, a hook point, or nothing",
+            "model": "prepared model, for a study that needs it",
+            "corpus": "corpus folder, for a study that needs it",
+            "device": _DEVICE,
+            "runs": "names of all runs, for study `runs`",
+        },
+        function="measure",
         repeated=("runs",),
+        optional={"at": "", "model": "", "corpus": "", "runs": None},
     ),
-    "geometry": Command(
-        "measures.geometry",
-        "compare the dictionaries of one hook point",
-        {"spec": "geometry block as JSON", "hook-point": "hook point", "experiment": "experiment name"},
-    ),
-    "join": Command(
-        "measures.geometry",
-        "join the geometry tables of all hook points",
-        {"hook-points": "hook points", "experiment": "experiment name"},
-        function="join",
-        repeated=("hook-points",),
-    ),
-    "pca": Command(
-        "measures.pca",
-        "principal directions of the activations at one hook point",
-        {
-            "spec": "pca block as JSON",
-            "hook-point": "hook point",
-            "experiment": "experiment name",
-            "model": "prepared model",
-            "corpus": "corpus folder",
-            "fingerprint": _FINGERPRINT,
-            "device": _DEVICE,
-        },
-    ),
-    "firing": Command(
-        "measures.firing",
-        "compare on which tokens the features of different seeds fire",
-        {
-            "spec": "firing block as JSON",
-            "hook-point": "hook point",
-            "experiment": "experiment name",
-            "model": "prepared model",
-            "corpus": "corpus folder",
-            "fingerprint": _FINGERPRINT,
-            "device": _DEVICE,
-        },
-    ),
-    "agreement": Command(
-        "measures.agreement",
-        "subject-verb agreement through the SAEs of one hook point",
-        {
-            "spec": "agreement block as JSON",
-            "hook-point": "hook point",
-            "experiment": "experiment name",
-            "model": "prepared model",
-            "corpus": "corpus folder",
-            "fingerprint": _FINGERPRINT,
-            "device": _DEVICE,
-        },
-    ),
-    "embedding": Command(
-        "measures.embedding",
-        "UMAP of pairs of dictionaries of one hook point",
-        {
-            "spec": "embedding block as JSON",
-            "hook-point": "hook point",
-            "experiment": "experiment name",
-            "model": "prepared model",
-            "corpus": "corpus folder",
-            "fingerprint": _FINGERPRINT,
-            "device": _DEVICE,
-        },
+    "gather": Command(
+        "studies.gather",
+        "join the parts of a study's tables",
+        {"study": "name of the study", "experiment": "experiment name", "parts": "folders of the parts"},
+        function="gather",
+        repeated=("parts",),
+        uses_torch=False,
     ),
     "agreement-data": Command(
-        "measures.agreement_data",
+        "studies.agreement.data",
         "download the items of one template of subject-verb agreement",
         {"out": "file to write, named after the published one"},
     ),
-    "join-study": Command(
-        "measures.studies",
-        "join the tables of a study of all hook points",
-        {"study": "name of its configuration block", "hook-points": "hook points", "experiment": "experiment name"},
-        function="join",
-        repeated=("hook-points",),
-    ),
-    "timing": Command(
-        "measures.timing",
-        "gather how long the training of each run took",
-        {"experiment": "experiment name"},
-    ),
     "figure": Command(
-        "figures.{name}",
+        "studies.draw",
         "draw one figure from the tables",
         {"name": "figure", "spec": "its configuration block as JSON", "tables": "folder of tables", "out": "path without suffix"},
+        function="figure",
         uses_torch=False,
     ),
     "notebook": Command(
-        "figures.notebook",
+        "studies.notebook",
         "run a notebook on the tables and figures",
         {
             "name": "notebook of workflow/notebooks",
@@ -222,8 +153,16 @@ COMMANDS = {
         },
         uses_torch=False,
     ),
+    "test-claims": Command(
+        "studies.claims",
+        "test the papers' claims on an experiment",
+        {"experiment": "experiment name", "studies": "names of the studies that it has"},
+        function="write_claims",
+        repeated=("studies",),
+        uses_torch=False,
+    ),
     "claims": Command(
-        "figures.verdicts",
+        "studies.claims",
         "print the papers' claims beside the results of experiments, as Markdown",
         {"experiment": "experiment name"},
         function="print_claims",
@@ -266,15 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _load(command: Command, options: dict, threads: int | None) -> Callable[..., None]:
-    module = command.module
-    if "{name}" in module:
-        module = module.format(name=options.pop("name"))
-        known = importlib.util.find_spec(f"{__package__}.{module}")
-        if known is None:
-            raise UserError(f"there is no figure {module.split('.')[1]!r}; see workflow/saeworks/figures.")
     if command.uses_torch:
         _prepare_torch(options, threads)
-    return getattr(importlib.import_module(f".{module}", __package__), command.function)
+    return getattr(importlib.import_module(f".{command.module}", __package__), command.function)
 
 
 def _prepare_torch(options: dict, threads: int | None) -> None:
@@ -315,7 +248,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=command.help, description=command.help)
         for option, text in command.options.items():
             many = {"nargs": "+", "action": "extend"} if option in command.repeated else {}
-            default = {"default": _DEFAULTS[option]} if option in _DEFAULTS else {"required": True}
+            defaults = _DEFAULTS | command.optional
+            default = {"default": defaults[option]} if option in defaults else {"required": True}
             sub.add_argument(f"--{option}", help=text, **default, **many)
         for flag in command.flags:
             sub.add_argument(f"--{flag}", action="store_true")
