@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from saeworks.config.measures import EvaluationConfig
+from saeworks.measures.evaluation import evaluate_run
+from saeworks.measures.tables import read_table
 
 import saeworks
 from saeworks.activations.cache import ActivationCache, write_cache
 from saeworks.activations.stream import ActivationStream
 from saeworks.config.activations import ActivationsConfig
-from saeworks.config.measures import EvaluationConfig
 from saeworks.config.model import PathModel
 from saeworks.lm.prepare import prepare
-from saeworks.measures.evaluation import evaluate_run
-from saeworks.measures.tables import read_table
 from saeworks.store.errors import UserError
 from saeworks.training.run import train
 from tests import tiny_pipeline

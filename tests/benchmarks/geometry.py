@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from machine import describe
 
-from saeworks.config.measures import GeometryConfig
-from saeworks.measures.geometry import nearest_cosine
-from saeworks.measures.matching import one_to_one
-from saeworks.measures.resampling import mean_interval
 from saeworks.store.files import write_json
+from saeworks.studies.geometry.measure import nearest_cosine
+from saeworks.studies.geometry.settings import GeometryConfig
+from saeworks.studies.matching import one_to_one
+from saeworks.studies.resampling import mean_interval
 
 CASES = [("nearest", "random"), ("matching", "random"), ("matching", "permuted"), ("bootstrap", "features")]
 RESAMPLES = 10_000

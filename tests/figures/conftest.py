@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from saeworks.measures.geometry import MATCHING_COLUMNS
 
 HOOK = "blocks.4.hook_resid_pre"

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from saeworks.figures import agreement_features, agreement_table
 from tests.figures.test_figures import assert_nothing_clipped, edit, texts
 
 from saeworks.config.figures import AgreementFeaturesFigure, AgreementTableFigure
-from saeworks.figures import agreement_features, agreement_table
 
 FIGURES = {
     "agreement_table": (agreement_table, AgreementTableFigure),

@@ -7,11 +7,6 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
-from tests.figures.conftest import HOOK, papers_pattern, sweep_tables
-from tests.figures.test_figures import edit
-
-from saeworks import cli
 from saeworks.figures import verdicts
 from saeworks.figures.claims.fidelity import explained_variance_claims
 from saeworks.figures.claims.geometry import crowding_claims, falling_together, seed_claims, umap_claims
@@ -19,6 +14,11 @@ from saeworks.figures.claims.rows import COLUMNS, SEEDS
 from saeworks.figures.claims.studies import agreement_claims, pca_claims
 from saeworks.figures.claims.sweeps import finetune_claims, sweep_claims
 from saeworks.figures.verdicts import NOT_REPRODUCED, REPRODUCED, UNTESTED
+from scipy.stats import spearmanr
+from tests.figures.conftest import HOOK, papers_pattern, sweep_tables
+from tests.figures.test_figures import edit
+
+from saeworks import cli
 
 ALL = ("local", "e2e", "e2e_ds", "finetune")
 CHOSEN = {"local": f"{HOOK}/local-c1-s0", "e2e": f"{HOOK}/e2e-c3-s0", "e2e_ds": f"{HOOK}/e2e_ds-c50-s0"}

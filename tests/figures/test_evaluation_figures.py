@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from saeworks.figures import cosines, explained_variance, norm_table, norms, selection_table
+from saeworks.figures.paper import L2_RATIO, SELECTED
 from tests.figures.conftest import NORM, with_evaluation
 from tests.figures.test_figures import EXPERIMENTS, assert_nothing_clipped, edit, texts
 
@@ -18,8 +20,6 @@ from saeworks.config.figures import (
     SelectionTableFigure,
 )
 from saeworks.config.training import RunSpec
-from saeworks.figures import cosines, explained_variance, norm_table, norms, selection_table
-from saeworks.figures.paper import L2_RATIO, SELECTED
 
 FIGURES = {
     "selection_table": (selection_table, SelectionTableFigure),

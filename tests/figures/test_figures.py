@@ -19,13 +19,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from nbformat.v4 import new_code_cell, new_notebook
+from saeworks.figures import cross_seed, notebook, pareto, residual_mse, verdicts, within_dictionary
+from saeworks.figures.claims.curves import ratio_of_curves
+from saeworks.figures.common import ARCHITECTURES, OBJECTIVES, read_runs, read_selection
 from tests.figures.conftest import papers_pattern
 
 from saeworks.config.figures import CrossSeedFigure, FigureStyle, ParetoFigure, ResidualMseFigure, WithinDictionaryFigure
 from saeworks.config.training import Architecture, Objective
-from saeworks.figures import cross_seed, notebook, pareto, residual_mse, verdicts, within_dictionary
-from saeworks.figures.claims.curves import ratio_of_curves
-from saeworks.figures.common import ARCHITECTURES, OBJECTIVES, read_runs, read_selection
 from saeworks.store.errors import UserError
 
 NOTEBOOK = Path(notebook.__file__).parents[2] / "notebooks" / "braun2024.ipynb"

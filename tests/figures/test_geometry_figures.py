@@ -10,9 +10,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from saeworks.figures import cross_objective, within_by_run
 
 from saeworks.config.figures import CrossObjectiveFigure, WithinByRunFigure
-from saeworks.figures import cross_objective, within_by_run
 
 FIGURES = {"cross_objective": (cross_objective, CrossObjectiveFigure), "within_by_run": (within_by_run, WithinByRunFigure)}
 EXPERIMENTS = {

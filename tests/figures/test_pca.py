@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.patches import StepPatch
+from saeworks.figures import pca_ablation, pca_components, pca_correlation
 from tests.figures.test_figures import assert_nothing_clipped, edit, legend, texts
 
 from saeworks.config.figures import PcaAblationFigure, PcaComponentsFigure, PcaCorrelationFigure
-from saeworks.figures import pca_ablation, pca_components, pca_correlation
 from saeworks.store.errors import UserError
 
 FIGURES = {

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
-
-from saeworks.config.figures import DirectionOfMaximumFigure, EncoderDecoderFigure, FiringAgreementFigure
-from saeworks.config.training import RunSpec
 from saeworks.figures import direction_of_maximum, encoder_decoder, firing_agreement
 from saeworks.figures.common import read_runs
 from saeworks.measures.firing import _FEATURES_COLUMNS as FIRING_FEATURES
 from saeworks.measures.firing import COLUMNS as FIRING
 from saeworks.measures.firing import METRICS
 from saeworks.measures.geometry import MATCHES_COLUMNS, MATCHING_COLUMNS
+
+from saeworks.config.figures import DirectionOfMaximumFigure, EncoderDecoderFigure, FiringAgreementFigure
+from saeworks.config.training import RunSpec
 
 from .test_figures import assert_nothing_clipped, edit, texts
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from saeworks.figures import seed_pairs
 
 from saeworks.config.figures import SeedPairsFigure
-from saeworks.figures import seed_pairs
 
 TWO_LAYERS = ("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre")
 

@@ -12,9 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from tests.figures.conftest import sweep_tables
-
-from saeworks.config import figures as blocks
 from saeworks.figures import (
     dictionary_sweep,
     downstream_ablation,
@@ -24,6 +21,9 @@ from saeworks.figures import (
     samples_sweep,
     sweeps,
 )
+from tests.figures.conftest import sweep_tables
+
+from saeworks.config import figures as blocks
 from saeworks.store.errors import UserError
 
 SWEEPS = {

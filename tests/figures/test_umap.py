@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
+from saeworks.figures import umap, umap_pca
 from tests.figures.test_figures import assert_nothing_clipped, texts
 
 from saeworks.config.figures import UmapFigure, UmapPcaFigure
-from saeworks.figures import umap, umap_pca
 
 FIGURES = {"umap": (umap, UmapFigure), "umap_pca": (umap_pca, UmapPcaFigure)}
 

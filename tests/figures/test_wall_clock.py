@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from saeworks.figures import wall_clock
 
 from saeworks.config.figures import WallClockFigure
-from saeworks.figures import wall_clock
 
 HOOKS = ("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre")
 SECONDS = {"local": (10, 20, 60), "e2e": (90, 50), "e2e_ds": (80,)}

@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from saeworks.config.measures import AgreementConfig
+from saeworks.measures import agreement, agreement_data, studies
+from saeworks.measures.agreement import Items, Template, read_items, study, study_sae
+from saeworks.measures.tables import read_table, write_table
 from tests.memory import largest_tensor
 from tests.saes import trained_sae
 from tests.tiny_pipeline import D_MODEL, HOOK, N_CTX, run_spec, tiny_decoder
 
 from saeworks.config.activations import ActivationsConfig
-from saeworks.config.measures import AgreementConfig
 from saeworks.lm.decoder import Decoder
 from saeworks.lm.sites import Site
-from saeworks.measures import agreement, agreement_data, studies
-from saeworks.measures.agreement import Items, Template, read_items, study, study_sae
-from saeworks.measures.tables import read_table, write_table
 from saeworks.store.errors import UserError
 from saeworks.store.files import sha256_file
 from saeworks.training.run import train

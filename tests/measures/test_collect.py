@@ -10,21 +10,21 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from saeworks.config.measures import EvaluationConfig, GeometryConfig
+from saeworks.measures.collect import CRITERIA, RUN_COLUMNS, collect, run_record, select
+from saeworks.measures.evaluation import evaluate_run
+from saeworks.measures.geometry import geometry
+from saeworks.measures.tables import read_table
 from tests.tiny_pipeline import write_tokenizer
 
 from saeworks.activations.cache import write_cache
 from saeworks.config.activations import ActivationsConfig
 from saeworks.config.corpus import SampledCorpus
-from saeworks.config.measures import EvaluationConfig, GeometryConfig
 from saeworks.config.model import PathModel
 from saeworks.config.training import RunSpec
 from saeworks.lm.corpus import build_corpus
 from saeworks.lm.prepare import prepare
 from saeworks.lm.sites import Site
-from saeworks.measures.collect import CRITERIA, RUN_COLUMNS, collect, run_record, select
-from saeworks.measures.evaluation import evaluate_run
-from saeworks.measures.geometry import geometry
-from saeworks.measures.tables import read_table
 from saeworks.training.run import train
 
 

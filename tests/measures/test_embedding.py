@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.saes import trained_sae
-from tests.tiny_pipeline import D_MODEL, D_VOCAB, HOOK, run_spec, tiny_decoder
-
-from saeworks.config.activations import ActivationsConfig
 from saeworks.config.measures import EmbeddingConfig
-from saeworks.lm.sites import Site
 from saeworks.measures import embedding, studies
 from saeworks.measures.embedding import density_ratio, embed, nearest_points, pairs_with_local, regions, study, top_tokens
 from saeworks.measures.pca import principal_directions
 from saeworks.measures.tables import read_table, write_table
+from tests.saes import trained_sae
+from tests.tiny_pipeline import D_MODEL, D_VOCAB, HOOK, run_spec, tiny_decoder
+
+from saeworks.config.activations import ActivationsConfig
+from saeworks.lm.sites import Site
 from saeworks.training.run import train
 
 _CONFIG = EmbeddingConfig(region_neighbors=6, density_ratio=3.0, min_features=4, n_shuffles=50)

@@ -8,16 +8,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from saeworks.config.measures import EvaluationConfig
+from saeworks.measures.evaluation import evaluate_run
+from saeworks.measures.fidelity import UNITS, evaluate, sampled_tokens
+from saeworks.measures.tables import read_table
 from tests.memory import largest_tensor
 from tests.tiny_pipeline import CONTEXT, D_MODEL, D_VOCAB, N_LAYERS, run_spec, tiny_decoder, write_model
 
 from saeworks.config.activations import ActivationsConfig
-from saeworks.config.measures import EvaluationConfig
 from saeworks.config.training import TrainingConfig
 from saeworks.lm.sites import Site
-from saeworks.measures.evaluation import evaluate_run
-from saeworks.measures.fidelity import UNITS, evaluate, sampled_tokens
-from saeworks.measures.tables import read_table
 from saeworks.sae.init import initialise
 from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError

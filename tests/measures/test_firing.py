@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from saeworks.config.measures import FiringConfig
+from saeworks.measures import firing as module
+from saeworks.measures.firing import COLUMNS, METRICS, Firing, fire, joint, null_partners, paired, study
+from saeworks.measures.tables import read_table, write_table
 from scipy.sparse import csc_array
 from tests.memory import largest_tensor
 from tests.tiny_pipeline import CONTEXT, D_MODEL, D_VOCAB, HOOK, run_spec, tiny_decoder, write_corpus, write_model
 
 from saeworks.config.activations import ActivationsConfig
-from saeworks.config.measures import FiringConfig
 from saeworks.config.training import TrainingConfig
 from saeworks.lm.sites import Site
-from saeworks.measures import firing as module
-from saeworks.measures.firing import COLUMNS, METRICS, Firing, fire, joint, null_partners, paired, study
-from saeworks.measures.tables import read_table, write_table
 from saeworks.sae.init import initialise
 from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError

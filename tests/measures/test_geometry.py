@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
-
 from saeworks.config.measures import GeometryConfig
-from saeworks.config.training import TrainingConfig
 from saeworks.measures import geometry as module
 from saeworks.measures.geometry import COLUMNS, Dictionary, compare, geometry, mean_interval, nearest_cosine, random_baseline
 from saeworks.measures.tables import read_table, write_table
+from scipy import stats
+
+from saeworks.config.training import TrainingConfig
 from saeworks.sae.formats import save_sae
 from saeworks.sae.init import initialise
 from saeworks.sae.relu import ReluSAE

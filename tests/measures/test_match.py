@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
 from saeworks.config.measures import GeometryConfig
 from saeworks.measures.geometry import MATCHES_COLUMNS, MATCHING_COLUMNS, Dictionary, compare, match
 

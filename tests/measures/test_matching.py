@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from saeworks.measures import matching as module
 from saeworks.measures.matching import Matching, one_to_one, shared
 

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from saeworks.config.measures import PcaConfig
+from saeworks.measures import pca, studies
+from saeworks.measures.pca import principal_directions, resample_ablation, study
+from saeworks.measures.tables import read_table, write_table
 from tests.saes import trained_sae
 from tests.tiny_pipeline import CONTEXT, D_MODEL, D_VOCAB, HOOK, run_spec, tiny_decoder
 
 from saeworks.config.activations import ActivationsConfig
-from saeworks.config.measures import PcaConfig
 from saeworks.lm.sites import Site
-from saeworks.measures import pca, studies
-from saeworks.measures.pca import principal_directions, resample_ablation, study
-from saeworks.measures.tables import read_table, write_table
 from saeworks.store.errors import UserError
 from saeworks.store.seeds import derive_seed
 from saeworks.training.run import train

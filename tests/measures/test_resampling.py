@@ -8,10 +8,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
-
 from saeworks.config.measures import ResamplingConfig
 from saeworks.measures.resampling import pair_interval, seed_groups
+from scipy import stats
 
 _LEVEL = 0.9
 _JACKKNIFE = ResamplingConfig(confidence=_LEVEL)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-
 from saeworks.measures.tables import read_table, write_table
+
 from saeworks.store.errors import UserError
 
 

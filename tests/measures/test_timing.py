@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 import pytest
-
 from saeworks.measures.timing import COLUMNS, timing
+
 from saeworks.store.errors import UserError
 
 HOOK = "blocks.1.hook_resid_pre"

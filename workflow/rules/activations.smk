@@ -25,4 +25,4 @@ rule activation_cache:
     shell:
         "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points:q} {params.end_to_end:q} --model {params.model:q}"
         " --corpus {params.corpus:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"
-        " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+        " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

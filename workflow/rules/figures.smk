@@ -28,4 +28,4 @@ for figure_name in PLAN.figures:
             out=lambda wc, input, output: os.path.splitext(output.files[0])[0],
         shell:
             "saeworks figure {params.name} --spec {params.spec:q} --tables {params.tables:q} --out {params.out:q}"
-            " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+            " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

@@ -17,7 +17,7 @@ rule language_model:
         out=lambda wc, input: PLAN.model,
     shell:
         "saeworks prepare --spec {params.spec:q} --out {params.out:q} --threads {threads}"
-        " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+        " --record {output.record:q} --identity {params.identity:q} --log {log:q}"
 
 
 rule corpus:
@@ -40,4 +40,4 @@ rule corpus:
         out=lambda wc, input: PLAN.corpus,
     shell:
         "saeworks corpus --spec {params.spec:q} --model {params.model:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"
-        " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+        " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

@@ -1,13 +1,12 @@
 # The story of each paper with our tables and figures: executed by papermill, exported by nbconvert.
 
-for notebook_name in NOTEBOOKS:
+for notebook_name in PLAN.notebooks:
 
     rule:
         name:
             notebook_name
         input:
-            tables=[path for job in PLAN.jobs[f"notebook/{notebook_name}"].inputs for path in PLAN.jobs[job].outputs if path.endswith(".parquet")],
-            figures=[path for job in PLAN.jobs[f"notebook/{notebook_name}"].inputs for path in PLAN.jobs[job].outputs if path.endswith(".png")],
+            [path for job in PLAN.jobs[f"notebook/{notebook_name}"].inputs for path in PLAN.jobs[job].outputs],
         output:
             ipynb=PLAN.jobs[f"notebook/{notebook_name}"].outputs[0],
             html=report(
@@ -33,4 +32,4 @@ for notebook_name in NOTEBOOKS:
         shell:
             "saeworks notebook --name {params.name} --tables {params.tables:q} --figures {params.figures:q} --drawn {params.drawn:q}"
             " --experiment {params.experiment:q} --out-ipynb {output.ipynb:q} --out-html {output.html:q}"
-            " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+            " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

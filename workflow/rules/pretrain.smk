@@ -13,7 +13,7 @@ rule novels:
         identity=PLAN.identity_json("novels"),
         out=lambda wc, input, output: os.path.dirname(output.files[0]),
     shell:
-        "saeworks novels --out {params.out:q} --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+        "saeworks novels --out {params.out:q} --record {output.record:q} --identity {params.identity:q} --log {log:q}"
 
 
 rule pretrain:
@@ -36,4 +36,4 @@ rule pretrain:
         out=lambda wc, input, output: os.path.dirname(output.files[0]),
     shell:
         "saeworks pretrain --spec {params.spec:q} --name {params.name:q} --out {params.out:q} --scratch {params.scratch:q} --fingerprint {params.fingerprint}"
-        " --threads {threads} --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+        " --threads {threads} --record {output.record:q} --identity {params.identity:q} --log {log:q}"

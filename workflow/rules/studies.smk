@@ -13,6 +13,7 @@ for study_name, study in PLAN.studies.items():
             files=lambda wc, study=study_name: PLAN.measured_from(study, at(wc)),
             sources=list(PLAN.jobs[PLAN.measurements(study_name)[0]].files),
             upstream=lambda wc, study=study_name: PLAN.data_for(study, at(wc)),
+            records=PLAN.training_records() if study.wall_clock else [],
         output:
             files=PLAN.part_files(study_name, _PLACES[study.scope]),
             record=PLAN.part_record(study_name, _PLACES[study.scope]),
@@ -27,15 +28,16 @@ for study_name, study in PLAN.studies.items():
             identity=lambda wc, study=study_name: PLAN.identity_json(PLAN.measurement(study, at(wc))),
             study=lambda wc, input, study=study_name: study,
             spec=lambda wc, input, study=study_name: PLAN.spec(PLAN.measurement(study, at(wc)), study),
-            at=lambda wc, input: at(wc),
+            at=lambda wc, input: ["--at", at(wc)] if at(wc) else [],
             model=lambda wc, input: PLAN.model,
             corpus=lambda wc, input: PLAN.corpus,
+            runs=lambda wc, input, study=study_name: PLAN.runs_option(study),
             experiment=lambda wc, input: PLAN.name,
             out=lambda wc, input, output: os.path.dirname(output.files[0]),
         shell:
-            "saeworks measure {params.study} --spec {params.spec:q} --at {params.at:q} --experiment {params.experiment:q} --model {params.model:q}"
-            " --corpus {params.corpus:q} --out {params.out:q} --threads {threads}"
-            " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+            "saeworks measure {params.study} --spec {params.spec:q} {params.at:q} --experiment {params.experiment:q} --model {params.model:q}"
+            " --corpus {params.corpus:q} {params.runs:q} --out {params.out:q} --threads {threads}"
+            " --record {output.record:q} --identity {params.identity:q} --log {log:q}"
 
     rule:
         name:
@@ -56,7 +58,7 @@ for study_name, study in PLAN.studies.items():
             out=lambda wc, input, output: os.path.dirname(output.files[0]),
         shell:
             "saeworks gather {params.study} --parts {params.parts:q} --out {params.out:q}"
-            " --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+            " --record {output.record:q} --identity {params.identity:q} --log {log:q}"
 
 
 rule claims:
@@ -72,8 +74,9 @@ rule claims:
     params:
         identity=PLAN.identity_json("claims"),
         experiment=lambda wc, input: PLAN.name,
+        studies=lambda wc, input: list(PLAN.studies),
     shell:
-        "saeworks test-claims --experiment {params.experiment:q} --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+        "saeworks test-claims --experiment {params.experiment:q} --studies {params.studies} --record {output.record:q} --identity {params.identity:q} --log {log:q}"
 
 
 rule all_tables:
@@ -91,4 +94,4 @@ rule agreement_data:
     conda:
         "../../envs/environment.yaml"
     shell:
-        "saeworks agreement-data --out {output:q} > {log:q} 2>&1"
+        "saeworks agreement-data --out {output:q} --log {log:q}"

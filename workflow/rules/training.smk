@@ -35,7 +35,7 @@ rule train:
     shell:
         "{params.take}saeworks train --spec {params.spec:q} --activations {params.activations:q} --fingerprint {params.fingerprint}"
         " --cache {params.cache:q} --model {params.model:q} --corpus {params.corpus:q} --out {params.out:q} --scratch {params.scratch:q}"
-        " {params.start:q} --threads {threads} --record {output.record:q} --identity {params.identity:q} > {log:q} 2>&1"
+        " {params.start:q} --threads {threads} --record {output.record:q} --identity {params.identity:q} --log {log:q}"
 
 
 # not `--until train`: Snakemake stops short where a run continues another of that rule
@@ -77,4 +77,4 @@ for together_at, together_runs in PLAN.trained_together.items():
         shell:
             "saeworks train --spec {params.specs:q} --activations {params.activations:q} --fingerprint {params.fingerprints} --cache {params.cache:q}"
             " --model {params.model:q} --corpus {params.corpus:q} --out {params.out:q} --scratch {params.scratch:q} --threads {threads}"
-            " --record {output.records:q} --identity {params.identities:q} > {log:q} 2>&1"
+            " --record {output.records:q} --identity {params.identities:q} --log {log:q}"

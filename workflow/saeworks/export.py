@@ -11,13 +11,13 @@ import torch
 
 from .config.model import HubModel, ModelConfig
 from .lm.bridge import model_location
-from .measures.tables import read_table
 from .sae.formats import read_config, save_sae
 from .sae.interop import load, save_sparsify
 from .sae.topk import TopKSAE
-from .session import evaluation_folder, model_settings
+from .session import model_settings, tables_folder
 from .store.errors import UserError
 from .store.files import read_json, write_tensors
+from .studies.tables import read_table
 
 _BLOCKS = {"gpt2": "h", "gpt_neo": "h", "gptj": "h", "bloom": "h", "falcon": "h"}  # of the rest: layers
 _ATTENTION = {"gpt2": "attn", "gpt_neo": "attn", "gptj": "attn", "gpt_neox": "attention"}  # of the rest: self_attn
@@ -36,12 +36,21 @@ def export_saelens(run: Path, out: Path) -> None:
             f"{run} cannot be exported to SAELens: its TopK sets negative values to 0, and this SAE was trained with `topk_relu: false`."
         )
     metadata = read_config(run)["metadata"] if (run / "cfg.json").exists() else {}
-    features = evaluation_folder(run) / "features.parquet"
-    if features.exists():
-        rates = torch.tensor(read_table(features)["firing_rate"].to_numpy())
+    rates = _firing_rates(run)
+    if rates is not None:
         write_tensors(out / "sparsity.safetensors", {"sparsity": (rates + _NEVER).log10().float()})
     save_sae(sae, out, metadata)
     print(f"{out}: SAELens reads it with SAE.load_from_disk", flush=True)
+
+
+def _firing_rates(run: Path) -> torch.Tensor | None:
+    """Share of held-out tokens on which each feature fires; None if the run has not been evaluated."""
+    tables, run = tables_folder(run), run.resolve()
+    if not (tables / "features.parquet").exists():
+        return None
+    features = read_table(tables, "features", ["run", "feature", "firing_rate"])
+    features = features[features["run"] == f"{run.parent.name}/{run.name}"].sort_values("feature")
+    return torch.tensor(features["firing_rate"].to_numpy()) if len(features) else None
 
 
 def export_sparsify(run: Path, out: Path, module: str | None) -> None:

@@ -15,18 +15,18 @@ from .activations.cache import ActivationCache
 from .activations.stream import ActivationStream, open_activations
 from .config.activations import ActivationsConfig
 from .config.base import parse
-from .config.measures import EvaluationConfig
 from .config.model import HubModel, ModelConfig, OwnModel, PathModel, model_label
 from .lm.bridge import BridgeModel
-from .lm.corpus import load_rows
 from .lm.decoder import Decoder
 from .lm.prepare import load_model, prepare
 from .lm.sites import Site
-from .measures.fidelity import evaluate
 from .sae.base import SAE
 from .sae.formats import load_sae
 from .store.errors import UserError
 from .store.files import content_hash, read_json
+from .studies.fidelity.measure import evaluate
+from .studies.fidelity.settings import FidelityConfig
+from .studies.held_out import held_out_rows
 
 _SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
 
@@ -43,29 +43,30 @@ class Session:
     activations: ActivationCache | ActivationStream
     site: Site
     corpus: Path
-    evaluation: EvaluationConfig
+    evaluation: FidelityConfig
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.sae, self.activations))
 
     def held_out(self) -> np.ndarray:
         """The token rows (rows, context) that the run is evaluated on."""
-        rows = load_rows(self.corpus, "eval")
-        wanted = self.evaluation.n_tokens
-        return np.asarray(rows if wanted is None else rows[: max(1, wanted // rows.shape[1])])
+        return held_out_rows(self.corpus, self.evaluation.n_tokens, "n_tokens")
 
     def evaluate(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """The run's tables `(fidelity, features, tokens)`, computed again; columns as in `measures.fidelity.evaluate`."""
+        """The run's tables `(fidelity, features, tokens)`, computed again; columns as in study `fidelity`, without `run`."""
         return evaluate(
             self.sae, self.model, self.site, self.held_out(), self.evaluation.batch_rows, self.evaluation.sample_tokens
         )
 
 
-def load_session(run: str | Path, experiment_root: str | Path = ".", device: str = "cpu") -> Session:
+def load_session(
+    run: str | Path, experiment_root: str | Path = ".", device: str = "cpu", evaluation: FidelityConfig | None = None
+) -> Session:
     """The model, the SAE and the activations of the run in folder `run`.
 
     Everything is found by the identities in the run's manifest, wherever it lies under `data/` of `experiment_root`. A missing
     prepared model is prepared again; where the activation cache is missing, the activations are computed while they are read.
+    `evaluation`: the block `studies.fidelity` of the experiment file; None: its defaults, all held-out rows.
 
     Raises:
         UserError: the run or its corpus is missing, or the model is no longer the one that the run was trained on.
@@ -83,7 +84,7 @@ def load_session(run: str | Path, experiment_root: str | Path = ".", device: str
     config = config.model_copy(update={"source": "stream" if cache is None else "cache"})
     activations = open_activations(config, hook_point, cache, model_folder, corpus, device)
     model = load_model(model_folder, device) if cache else activations.model
-    return Session(model, sae, activations, Site.parse(hook_point, model.arch), corpus, _evaluation(run))
+    return Session(model, sae, activations, Site.parse(hook_point, model.arch), corpus, evaluation or FidelityConfig())
 
 
 def model_settings(run_manifest: dict[str, Any]) -> ModelConfig:
@@ -92,19 +93,13 @@ def model_settings(run_manifest: dict[str, Any]) -> ModelConfig:
     return parse(_SOURCES[settings["source"]], settings, "model")
 
 
-def evaluation_folder(run: Path) -> Path:
-    """Where the evaluation of the run in results/<experiment>/saes/<hook point>/<run> is."""
-    run = run.resolve()
-    return run.parent.parent.parent / "tables" / "runs" / run.parent.name / run.name
+def tables_folder(run: Path) -> Path:
+    """Where the tables of the experiment of the run in results/<experiment>/saes/<hook point>/<run> are."""
+    return run.resolve().parent.parent.parent / "tables"
 
 
 def _experiment(run: Path) -> str:
     return run.resolve().parent.parent.parent.name
-
-
-def _evaluation(run: Path) -> EvaluationConfig:
-    record = evaluation_folder(run) / "evaluation.json"
-    return parse(EvaluationConfig, read_json(record)["evaluation"], "evaluation") if record.exists() else EvaluationConfig()
 
 
 def _manifests(folder: Path, pattern: str) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -33,10 +33,11 @@ def command(name: str, function: Callable[..., Any], kind: Command) -> TyperComm
     if kind.computes:
         own |= {key: p for key, p in _parameters(process.prepare_torch).items() if key != "device" or key in taken}
     if kind.stage:
-        own |= _parameters(process.write_records)
+        own |= _parameters(process.keep_log) | _parameters(process.write_records)
 
     def call(**options: Any) -> None:
         of_process = {key: options.pop(key) for key in own}
+        process.keep_log(of_process.pop("log", None))
         records = {key: of_process.pop(key) for key in ("record", "identity") if key in of_process}
         process.check_records(**records)
         if kind.computes:

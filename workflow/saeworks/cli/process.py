@@ -1,6 +1,6 @@
 """The process of a command: what it needs before it computes, the records it leaves, and how it says what went wrong.
 
-The parameters of `prepare_torch` and `write_records` are options of the commands that call them, beside those of their function.
+The parameters of `keep_log`, `prepare_torch` and `write_records` are options of the commands that call them, beside those of their function.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from ..config.base import Json
 from ..store.errors import Interrupted, UserError
@@ -50,6 +50,25 @@ def _keep_freed_memory() -> None:
         pass  # another C library: slower, that is all
 
 
+_terminal: TextIO | None = None  # where stderr went before `keep_log`
+
+
+def keep_log(log: Path | None = None) -> None:
+    """Send all that the command prints from here on to a file, but for the sentence that it fails with, which goes to both.
+
+    Args:
+        log: file for what the command prints.
+    """
+    global _terminal
+    if log is None:
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _terminal = os.fdopen(os.dup(2), "w")
+    with log.open("w") as file:
+        for descriptor in (1, 2):  # also of C libraries and of processes that the command starts
+            os.dup2(file.fileno(), descriptor)
+
+
 def check_records(record: list[Path] | None = None, identity: list[Json] | None = None) -> None:
     """Refuse, before anything is computed, what `write_records` could not write.
 
@@ -77,7 +96,8 @@ def write_records(record: list[Path] | None = None, identity: list[Json] | None 
 def report(error: BaseException) -> int:
     """Say in a sentence on stderr what went wrong, and return the exit status for it."""
     status, sentence = _in_words(error)
-    print(f"saeworks: {sentence}", file=sys.stderr, flush=True)
+    for stream in filter(None, (sys.stderr, _terminal)):
+        print(f"saeworks: {sentence}", file=stream, flush=True)
     return status
 
 

@@ -140,7 +140,7 @@ def _block(name: str, field: FieldInfo) -> str:
     if named:
         parts.append(f"Each key under `{name}` is a name of yours, `<name>` below. {_sentence(model)}\n")
     inner = [_models(f.annotation) for f in model.model_fields.values()]
-    if inner and all(len(models) == 1 for models in inner):  # a block of blocks, as `figures`: what they share comes once
+    if inner and all(len(models) == 1 for models in inner):  # a block of blocks, as `figures`
         return "\n".join([*parts, _siblings(name, model)])
     return "\n".join([*parts, _table(_rows(model, f"{name}.<name>." if named else f"{name}."))])
 
@@ -165,6 +165,10 @@ def _siblings(name: str, model: type[BaseModel]) -> str:
     # most: a block may give a key that all have a meaning of its own, which comes with its own keys then
     shared = [k for k in first.model_fields if 2 * sum(_same(first, other, k) for other in others) > len(others)]
     shared = [k for k in shared if all(k in other.model_fields for other in others)]
+    if not shared:
+        each = [f"#### `{name}.{key}`\n\n{_plain(model.model_fields[key].description)}\n" for key in blocks]
+        tables = [_table(_rows(block, f"{name}.{key}.")) for key, block in blocks.items()]
+        return "\n".join(part for pair in zip(each, tables, strict=True) for part in pair)
     names = _either(blocks)
     common = "Keys that all of them have, with this meaning unless they come again below"
     parts = [f"{common} (`<name>` is {names}):\n", _table(_rows(first, f"{name}.<name>.", only=shared))]

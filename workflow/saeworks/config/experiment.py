@@ -8,14 +8,15 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from ..store.errors import UserError, did_you_mean
 from ..store.files import content_hash
+from ..studies import figures, studies
 from .activations import ActivationsConfig
 from .base import Frozen, parse
 from .corpus import CorpusConfig, SampledCorpus
-from .figures import FiguresConfig, SeedPairsFigure
-from .measures import AgreementConfig, EmbeddingConfig, EvaluationConfig, FiringConfig, GeometryConfig, PcaConfig, StudyConfig
+from .figures import vary
 from .model import ModelConfig, Name, model_label
 from .pretrain import PretrainConfig
 from .recipes import PRESETS, settings_without_effect
+from .studies import FiguresConfig, StudiesConfig
 from .training import TOPK_FAMILY, Objective, RunSpec, TrainingConfig
 
 HookPoint = Annotated[
@@ -68,12 +69,7 @@ class Experiment(Frozen):
         "same bytes, less time, more memory. Runs that start from another run train alone.",
     )
     runs: Annotated[dict[Name, RunGroup], Field(min_length=1)] = Field(description="Run groups by name.")
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on held-out rows.")
-    geometry: GeometryConfig = Field(default_factory=GeometryConfig, description="Comparison of dictionaries.")
-    pca: PcaConfig = Field(default_factory=PcaConfig, description="Principal directions of the activations.")
-    firing: FiringConfig = Field(default_factory=FiringConfig, description="Tokens that the features of two seeds fire on.")
-    agreement: AgreementConfig = Field(default_factory=AgreementConfig, description="Subject-verb agreement.")
-    embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig, description="UMAP of pairs of dictionaries.")
+    studies: StudiesConfig = Field(default_factory=StudiesConfig, description="Studies, one block each.")
     figures: FiguresConfig = Field(default_factory=FiguresConfig, description="Figures, one block each.")
     draw: Annotated[list[str], Field(min_length=1)] | None = Field(
         None,
@@ -93,7 +89,7 @@ class Experiment(Frozen):
     @field_validator("draw")
     @classmethod
     def _figures_exist(cls, draw: list[str] | None) -> list[str] | None:
-        known = list(FiguresConfig.model_fields)
+        known = list(figures())
         for name in set(draw or []) - set(known):
             raise ValueError(f"`draw` names the figure {name!r}, which does not exist{did_you_mean(name, known)}")
         return draw
@@ -168,17 +164,30 @@ class Experiment(Frozen):
         specs = [spec for spec in self.run_specs() if not end_to_end or spec.objective != "local"]
         return list(dict.fromkeys(spec.hook_point for spec in specs))
 
-    def studies(self) -> dict[str, StudyConfig]:
-        """The studies that the experiment has, by the names of their blocks."""
-        blocks = {name: getattr(self, name) for name in type(self).model_fields}
-        given = {name: block for name, block in blocks.items() if isinstance(block, StudyConfig) and block.given}
-        several_seeds = SeedPairsFigure.applies(self.run_specs())
-        shown = {getattr(self.figures, name).study for name in self.draw or FiguresConfig.model_fields}
-        return {name: block for name, block in given.items() if name in shown and (several_seeds or not block.needs_seeds)}
+    def study_settings(self, study: str) -> Frozen | None:
+        """The block of a study; None if it has no settings."""
+        return getattr(self.studies, study, None)
+
+    def study_names(self) -> list[str]:
+        """The studies that the experiment has.
+
+        Its settings ask for them, its runs differ in their seed alone where a study compares such runs, and one of their figures is
+        among those to draw, unless a study is there in any case.
+        """
+        shown = {figures()[name][0].name for name in self.draw or figures()}
+        several_seeds = vary(self.run_specs(), "seed")
+        return [
+            name
+            for name, study in studies().items()
+            if (study.always or name in shown)
+            and study.given(self.study_settings(name))
+            and (several_seeds or "seeds" not in study.needs)
+        ]
 
     def figure_names(self) -> list[str]:
-        """The figures that are drawn, in the order of their blocks."""
-        wanted = self.figures.wanted(self.run_specs(), self.studies())
+        """The figures that are drawn: those of its studies, to which its runs have something to show."""
+        specs, present = self.run_specs(), self.study_names()
+        wanted = [name for name, (study, style) in figures().items() if study.name in present and style.applies(specs)]
         return [name for name in wanted if self.draw is None or name in self.draw]
 
     def model_key(self) -> str:
@@ -226,12 +235,13 @@ def parse_experiment(values: dict[str, Any]) -> Experiment:
     experiment = parse(Experiment, values)
     specs = experiment.run_specs()
     context = experiment.corpus.context
-    wanted = experiment.evaluation.n_tokens
-    if wanted is not None and wanted > experiment.corpus.eval_tokens:
-        raise UserError(
-            f"`evaluation.n_tokens` is {wanted:,}, but `corpus.eval_tokens` holds out {experiment.corpus.eval_tokens:,}; lower the first or "
-            "raise the second."
-        )
+    for study in experiment.study_names():
+        wanted = getattr(experiment.study_settings(study), "n_tokens", None)
+        if wanted is not None and wanted > experiment.corpus.eval_tokens:
+            raise UserError(
+                f"`studies.{study}.n_tokens` is {wanted:,}, but `corpus.eval_tokens` holds out {experiment.corpus.eval_tokens:,}; lower the "
+                "first or raise the second."
+            )
     for spec in specs:
         _check_training(spec, context)
     return experiment

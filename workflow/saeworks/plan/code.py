@@ -150,10 +150,10 @@ class _References(ast.NodeVisitor):
         self.found: set[_Name] = set()
         self.outside: set[str] = set()
         self.bound = dict(module.imported)
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.ImportFrom):
-                module.bind(inner, self.bound, {})
         self.visit(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        self.module.bind(node, self.bound, {})  # inside a function
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Store):
@@ -242,13 +242,10 @@ class _Text:
             elif begins and token.type not in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
                 self._begins.add(token.start[0])
                 begins = False
-        self._in_string = {
-            row
-            for node in ast.walk(tree)
-            if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
-            for row in range(node.lineno + 1, node.end_lineno + 1)
-        }
+        self._in_string: set[int] = set()
         for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                self._in_string.update(range(node.lineno + 1, node.end_lineno + 1))
             for words in _words(node):
                 _blot(lines, words)
         self._lines = [line.replace(_BLOT, b"").decode().rstrip() for line in lines]

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from ..config.architectures import module_of
 from ..config.experiment import Experiment
 from ..config.model import local_files
 from ..config.objectives import loss_functions
@@ -20,24 +19,26 @@ from .job import Job, Settings
 from .notebook import notebook_hash
 from .state import State
 
-NOTEBOOKS = ("braun2024",)
 _AT_MOST_TOGETHER = 64  # runs in one job, since the system limits the length of its command
 _RUN_FILES = ("cfg.json", "sae_weights.safetensors", "log.jsonl", "manifest.json")
 _CORPUS_FILES = ("train.npy", "eval.npy", "manifest.json")
 # settings that change how a result is reached, not the result
 _NO_BYTES = ("run.training.checkpoint_every", "activations.shard_tokens")
 _MODEL_CODE, _CORPUS_CODE, _CACHE_CODE = "lm.prepare:prepare", "lm.corpus:build_corpus", "activations.cache:write_cache"
+_GIVEN_BY_START = {"d_sae", "activation_scale"}
 _TRAINING_CODE = "training.run:train_together"
 
 
 class ExperimentPlan(State):
     """What an experiment consists of. Paths are relative to the working directory `root`."""
 
+    notebooks = ("braun2024",)
+
     def __init__(self, experiment: Experiment, root: Path | str = ".", code: Code | None = None) -> None:
         self.experiment = experiment
         self.name = experiment.experiment
         self.specs: dict[str, RunSpec] = {f"{spec.hook_point}/{spec.name}": spec for spec in experiment.run_specs()}
-        self.studies: dict[str, Study] = {name: studies()[name] for name in experiment.present_studies()}
+        self.studies: dict[str, Study] = {name: studies()[name] for name in experiment.study_names()}
         self.results = f"results/{self.name}"
         self.saes, self.tables = f"{self.results}/saes", f"{self.results}/tables"
         self.records, self.scratch = f"{self.results}/identities", f"scratch/{self.name}"
@@ -159,7 +160,7 @@ class ExperimentPlan(State):
         for name in self.figures:
             yield self._figure_job(name)
         yield self._claims_job()
-        for name in NOTEBOOKS:
+        for name in self.notebooks:
             yield self._notebook_job(name)
 
     def _data_jobs(self) -> Iterable[Job]:
@@ -210,7 +211,7 @@ class ExperimentPlan(State):
                 _CORPUS_CODE,
                 _CACHE_CODE,
                 _TRAINING_CODE,
-                module_of(spec),
+                _architecture(spec),
                 *(f"losses:{f}" for f in loss_functions(spec)),
             ),
             inputs=(f"train/{start}",) if start else (),
@@ -241,7 +242,7 @@ class ExperimentPlan(State):
 
     def _architectures(self, study: Study, runs: list[str]) -> list[str]:
         """Modules of the SAEs that a study loads."""
-        return sorted({module_of(self.specs[run]) for run in runs}) if "saes" in study.needs else []
+        return sorted({_architecture(self.specs[run]) for run in runs}) if "saes" in study.needs else []
 
     def _gathering(self, study: Study) -> Job:
         return Job(
@@ -272,6 +273,7 @@ class ExperimentPlan(State):
             self.record("tables", "claims"),
             entries=("studies.claims:write_claims", *modules),
             inputs=tuple(f"gather/{name}" for name in self.gathered),
+            facts={"studies": list(self.studies)},
         )
 
     def _notebook_job(self, name: str) -> Job:
@@ -343,16 +345,24 @@ class ExperimentPlan(State):
 
     def measured_from(self, study: str, place: str) -> list[str]:
         """Files that a measurement reads: tables, and of its runs what it needs."""
-        needs, runs = self.studies[study].needs, self.runs_at(study, place)
-        files = ("sae_weights.safetensors", "manifest.json") if "saes" in needs else ("manifest.json", "cfg.json", "log.jsonl")
-        return [self.table(name) for name in self.studies[study].reads] + [
-            f"{self.saes}/{run}/{name}" for run in runs for name in files
-        ]
+        needs = self.studies[study].needs
+        saes = [path for run in self.runs_at(study, place) for path in self.run_files(run)] if "saes" in needs else []
+        return [self.table(name) for name in self.studies[study].reads] + saes
 
     def data_for(self, study: str, place: str) -> list[str]:
         """Model and corpus, where a study reads them and its tables are not current."""
         reads = {"model", "corpus"} & self.studies[study].needs
         return self.unless_current(self.measurement(study, place), *self.data) if reads else []
+
+    def training_records(self) -> list[str]:
+        """Benchmark records of the training jobs; a current run that has none is not trained again for it."""
+        records = {run: f"{self.results}/benchmarks/train/{run}.tsv" for run in self.specs}
+        return [path for run, path in records.items() if (self.root / path).exists() or not self.is_current(f"train/{run}")]
+
+    def runs_option(self, study: str) -> list[str]:
+        """The runs as an option of `saeworks measure`, where a study looks at all of them."""
+        of_all = self.studies[study].scope == "experiment" and "saes" in self.studies[study].needs
+        return ["--runs", *self.specs] if of_all else []
 
     def taking(self, run: str, files: Iterable[str], record: str) -> str:
         """Shell commands that take a run over from the job that trained several, in the place of training; empty without `files`."""
@@ -372,7 +382,7 @@ class ExperimentPlan(State):
 
     def results_at_a_glance(self) -> list[str]:
         """Lines that end a successful run: where to look."""
-        notebooks = [self.jobs[f"notebook/{name}"].outputs[1] for name in NOTEBOOKS]
+        notebooks = [self.jobs[f"notebook/{name}"].outputs[1] for name in self.notebooks]
         return [
             f"Figures   {self.results}/figures",
             f"Tables    {self.tables}",
@@ -402,6 +412,11 @@ class ExperimentPlan(State):
         return notes
 
 
+def _architecture(spec: RunSpec) -> str:
+    """Module of a run's architecture."""
+    return f"sae.architectures.{spec.training.architecture}"
+
+
 def _idle(spec: RunSpec) -> set[str]:
     """Settings that have no effect on a run, but for those that say what a run that it continues looks like."""
-    return {f"run.training.{key}" for key in settings_without_effect(spec.objective, spec.training.model_dump()) - GIVEN_BY_START}
+    return {f"run.training.{key}" for key in settings_without_effect(spec.objective, spec.training.model_dump()) - _GIVEN_BY_START}

@@ -1,0 +1,36 @@
+"""Questions asked of trained SAEs, a folder each: what is measured, its tables, figures and claims.
+
+The folders are the register: one with a `STUDY` in its `__init__.py` is a study. Importing those loads no torch, pandas or matplotlib.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from functools import cache
+from pathlib import Path
+
+from ..config.figures import FigureStyle
+from .study import Column, Study, Table
+
+__all__ = ["Column", "Study", "Table", "figures", "studies", "study_of_table"]
+
+
+@cache
+def studies() -> dict[str, Study]:
+    """All studies by name, in the order of lists."""
+    folders = sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))
+    found = [dataclasses.replace(importlib.import_module(f".{folder}", __package__).STUDY, name=folder) for folder in folders]
+    return {study.name: study for study in sorted(found, key=lambda study: (study.order, study.name))}
+
+
+@cache
+def figures() -> dict[str, tuple[Study, type[FigureStyle]]]:
+    """All figures by name: the study each belongs to and its settings."""
+    return {name: (study, settings) for study in studies().values() for name, settings in study.figures.items()}
+
+
+@cache
+def study_of_table() -> dict[str, Study]:
+    """The study that writes each table, by the table's name."""
+    return {table: study for study in studies().values() for table in study.tables}

@@ -1,0 +1,128 @@
+"""What papers claim, against what the tables of an experiment show: Braun et al. 2024 and, on fine-tuning, Karvonen 2025.
+
+Each claim has a criterion, fixed in the code whatever the experiment. The verdict is `reproduced` or `not reproduced` by that
+criterion, and `cannot be tested` where the experiment lacks the runs. It says nothing about the size of an effect: models,
+dictionaries and training budgets differ from the paper's, so the numbers stand beside each other in the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import studies as all_studies
+from .claim import NOT_REPRODUCED, REPRODUCED, UNTESTED, Claim, of_one_architecture
+from .reading import architecture_name, hook_points, read_runs
+from .tables import read_table, write_table
+
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, UNTESTED)
+COLUMNS = [
+    "hook_point", "model", "claim", "published", "source", "ours", "low", "high", "interval", "criterion", "power", "verdict", "note",
+]  # fmt: skip
+
+
+def with_claims() -> list[str]:
+    """Names of the studies that test claims: those with a module `claims`."""
+    return [name for name in all_studies() if (Path(__file__).parent / name / "claims.py").exists()]
+
+
+def claims(tables: Path, of: list[str]) -> pd.DataFrame:
+    """The papers' claims against this experiment, one row per claim and hook point, each tested on one architecture.
+
+    Columns: those of `COLUMNS`, the fields of `Claim` and the language model.
+
+    Args:
+        tables: folder of tables
+        of: the studies whose claims are tested, those that the experiment has
+    """
+    runs = read_runs(tables)
+    modules = [importlib.import_module(f".{name}.claims", __package__) for name in with_claims() if name in of]
+    found: list[Claim] = [
+        claim for hook_point in hook_points(runs) for module in modules for claim in module.claims(hook_point, tables)
+    ]
+    table = pd.DataFrame([dataclasses.asdict(claim) for claim in found], columns=[f.name for f in dataclasses.fields(Claim)])
+    table["model"] = ", ".join(read_table(tables, "runs", ["model"])["model"].unique())
+    if runs["architecture"].nunique() > 1:
+        compared = of_one_architecture(runs).groupby("hook_point")["architecture"].first().map(architecture_name)
+        table["note"] += "; " + table["hook_point"].map(compared).fillna("no") + " SAEs"
+    return table[COLUMNS]
+
+
+def write_claims(experiment: str, studies: list[str]) -> None:
+    """Test the papers' claims on an experiment and write the table `claims`.
+
+    Args:
+        experiment: experiment name
+        studies: names of the studies that it has
+    """
+    tables = Path("results") / experiment / "tables"
+    write_table(claims(tables, studies), tables / "claims.parquet", csv=True)
+
+
+def summary(table: pd.DataFrame) -> str:
+    """How many of the `claims` have each verdict, in a sentence."""
+    counts = table["verdict"].value_counts()
+    return f"Of {len(table)} tests: {', '.join(f'{counts.get(verdict, 0)} {verdict}' for verdict in VERDICTS)}."
+
+
+def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """`claims` for a reader: hook point, model, claim, published value and its source, ours with its interval, what that is, test, power,
+    verdict, note."""
+    ours = [_with_interval(row, digits) for _, row in table.iterrows()]
+    return (
+        table.assign(ours=ours)
+        .drop(columns=["low", "high"])
+        .rename(columns={"hook_point": "hook point", "ours": "ours [interval]", "interval": "interval is", "criterion": "test"})
+    )
+
+
+def _with_interval(row: pd.Series, digits: int) -> str:
+    if np.isnan(row["ours"]):
+        return "–"
+    if np.isnan(row["low"]):
+        count = float(row["ours"]).is_integer()
+        text = f"{row['ours']:.{0 if count else digits}f}"
+    else:
+        text = f"{row['ours']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    return text.replace("-", "−")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """`claims` in Markdown: a table of those that could be tested, and under it a list of the others by the reason why not.
+
+    Columns of the table: claim, published value, source, ours, test, model and verdict; the hook point where there are several.
+    """
+    shown = readable(table)
+    several = shown["hook point"].nunique() > 1
+    columns = [
+        *(["hook point"] if several else []),
+        "claim",
+        "published",
+        "source",
+        "ours [interval]",
+        "test",
+        "model",
+        "verdict",
+    ]
+    tested = shown[shown["verdict"] != UNTESTED]
+    lines = [columns, ["---"] * len(columns), *tested[columns].to_numpy().tolist()]
+    text = "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines)
+    others = shown[shown["verdict"] == UNTESTED].groupby(["hook point", "note"], sort=False)["claim"]
+    reasons = [f"* {f'{hook}, ' if several else ''}*{why}*: {'; '.join(claims)}." for (hook, why), claims in others]
+    return "\n".join([text, *(["\nCannot be tested, and why:\n"] if reasons else []), *reasons])
+
+
+def print_claims(experiment: list[str], /) -> None:
+    """Print the papers' claims beside the results of experiments, as Markdown.
+
+    Args:
+        experiment: names of experiments; of several, each comes under a heading
+    """
+    for i, name in enumerate(experiment):
+        table = read_table(Path("results") / name / "tables", "claims", COLUMNS)
+        heading = f"{chr(10) if i else ''}## {name}\n\n" if len(experiment) > 1 else ""
+        print(f"{heading}{summary(table)}\n\n{markdown(table)}")

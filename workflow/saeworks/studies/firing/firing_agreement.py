@@ -1,0 +1,94 @@
+"""Whether features of two seeds fire on the same tokens although their directions differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ..plot import GREY, NARROW, colour, cosine_axis, kind_panels, legend_columns, only_message, say
+from ..reading import hook_points, kinds, read_runs
+from ..seeds import NO_SEEDS, heading, joint, of_first_run, of_kind, over_seeds, read_matching, with_interval
+from .settings import FiringAgreementFigure
+
+_LABELS = {
+    "pearson": "Correlation\nof activations",
+    "jaccard": "Jaccard index\nof firing",
+    "p_b_given_a": "P(b fires | a fires)",
+    "p_a_given_b": "P(a fires | b fires)",
+}
+_LINES = {  # partner in table `firing`: its column's prefix, line style and label
+    "decoder": ("", "-", "decoder partner"),
+    "best_in_b": ("best_", "--", "activation partner"),
+    "null": ("null_", ":", "equal firing rate"),
+}
+
+
+def draw(tables: Path, config: FiringAgreementFigure) -> Figure:
+    """Per hook point one panel per objective and architecture: agreement of firing against decoder cosine, of the lowest two seeds.
+
+    A point is a pair of partners, one to one by decoder directions. Lines are means over bins of that cosine.
+    """
+    prefixes = [prefix for prefix, _, _ in _LINES.values()]
+    features = of_first_run(tables, "firing_features", ["decoder_cosine", *(f"{p}{config.metric}" for p in prefixes)])
+    features = features[np.isfinite(features[config.metric].astype(float))]
+    means = of_first_run(tables, "firing", ["partner", "metric", "value", "ci_low", "ci_high", "resampled"])
+    matching = read_matching(tables)
+    if features.empty:
+        return only_message(config, NO_SEEDS)
+    runs = read_runs(tables)
+    runs = runs[runs["hook_point"].isin(features["hook_point"])]
+    kinds_at = {hook_point: kinds(runs[runs["hook_point"] == hook_point]) for hook_point in hook_points(runs)}
+    x_label = "Decoder\ncosine" if config.width < NARROW else "Decoder cosine\nwith partner"
+    figure, placed = kind_panels(config, kinds_at, x_label, _LABELS[config.metric])
+    between = joint(config, figure.axes[0].get_gridspec().ncols)
+    for hook_point, found in placed.items():
+        for objective, architecture, panel in found:
+            here, of_runs, matched = (
+                of_kind(frame, hook_point, objective, architecture) for frame in (features, means, matching)
+            )
+            _panel(panel, here, matched, colour(config, objective), config)
+            lines = [heading(here, objective, architecture, runs, between)]
+            if len(here):
+                lines += _numbers(of_runs, config.metric, between)
+            panel.set_title("\n".join(lines), fontsize=7)
+    handles = [
+        Line2D([], [], color=GREY if name == "null" else "black", linestyle=style, label=label)
+        for name, (_, style, label) in _LINES.items()
+    ]
+    handles.append(Line2D([], [], color=GREY, linestyle=(0, (1, 3)), linewidth=0.8, label="random directions"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(2, legend_columns(config, handles)))
+    return figure
+
+
+def _numbers(means: pd.DataFrame, metric: str, between: str) -> list[str]:
+    """Lines for the title: the mean over one-to-one partners, that of the null, and the kernel alignment."""
+    own = means[means["metric"] == metric]
+    lines = ["mean " + with_interval(own[own["partner"] == "decoder"], between)]
+    for label, rows in (("null", own[own["partner"] == "null"]), ("CKA", means[means["partner"] == "codes"])):
+        lines.append(f"{label} {over_seeds(rows)['value'].mean():.3f}")
+    return [lines[0], ", ".join(lines[1:])] if between == " " else lines
+
+
+def _panel(panel: Axes, features: pd.DataFrame, matching: pd.DataFrame, shade: str, config: FiringAgreementFigure) -> None:
+    cosine_axis(panel)
+    if features.empty:
+        say(panel, "one seed only", width=14)
+        return
+    x = features["decoder_cosine"].clip(0, 1)
+    panel.scatter(x, features[config.metric], s=2, color=shade, alpha=0.4, linewidths=0, rasterized=True)
+    bins = np.minimum((x * config.bins).astype(int), config.bins - 1)
+    centres = (np.arange(config.bins) + 0.5) / config.bins
+    for name, (prefix, style, _) in _LINES.items():
+        binned = features.groupby(bins)[f"{prefix}{config.metric}"].mean().reindex(range(config.bins))
+        known = binned.notna().to_numpy()  # the line passes over empty bins
+        panel.plot(centres[known], binned[known], color=GREY if name == "null" else "black", linestyle=style, linewidth=1)
+    matched = matching[(matching["metric"] == "matched_cosine") & (matching["directions"] == "decoder")]
+    baseline = matched.loc[matched["comparison"] == "cross_seed", "random_baseline"].mean()
+    if np.isfinite(baseline):
+        panel.axvline(baseline, color=GREY, linestyle=(0, (1, 3)), linewidth=0.8)
+    panel.set_ylim(min(-0.05, features[config.metric].min() - 0.02), 1.05)

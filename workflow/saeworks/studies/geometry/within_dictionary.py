@@ -1,0 +1,66 @@
+"""How near each feature's closest neighbour in its own dictionary lies (Fig. 3a of Braun et al. 2024)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ..plot import GREY, NARROW, colour, cosine_axis, cosine_histogram, kind_panels, only_message, say
+from ..reading import hook_points, kind_name, kinds, read_selection
+from ..tables import read_table
+from .settings import WithinDictionaryFigure
+
+_GEOMETRY = ["comparison", "run_a", "directions", "features", "value", "ci_low", "ci_high", "random_baseline"]
+
+
+def draw(tables: Path, config: WithinDictionaryFigure) -> Figure:
+    """Per hook point one panel per objective and architecture: the alive decoder features of the selected run.
+
+    The interval in a title is the table's: a bootstrap over the features of that one dictionary.
+    """
+    selected = read_selection(tables)
+    nearest = read_table(tables, "nearest", ["comparison", "run_a", "cosine"])
+    nearest = nearest[(nearest["comparison"] == "within") & np.isfinite(nearest["cosine"].astype(float))]
+    means = read_table(tables, "geometry", _GEOMETRY)
+    means = means[(means["comparison"] == "within") & (means["directions"] == "decoder") & (means["features"] == "alive")].dropna(
+        subset="value"
+    )
+    if selected.empty:
+        return only_message(config, "No runs were selected at similar CE increase.")
+    kinds_at = {hook_point: kinds(selected[selected["hook_point"] == hook_point]) for hook_point in hook_points(selected)}
+    x_label = "Cosine" if config.width < NARROW else "Cosine with nearest"
+    figure, placed = kind_panels(config, kinds_at, x_label, "Fraction of features")
+    chosen = selected.set_index(["hook_point", "objective", "architecture"])["run"]
+    for hook_point, found in placed.items():
+        for objective, architecture, panel in found:
+            run = chosen[hook_point, objective, architecture]
+            name = kind_name(objective, architecture, selected, joint="\n")
+            features, mean = nearest[nearest["run_a"] == run], means[means["run_a"] == run]
+            _panel(panel, name, colour(config, objective), features, mean, config)
+    handles = [
+        Line2D([], [], color="black", linestyle="--", label="mean"),
+        Line2D([], [], color=GREY, linestyle=":", label="random directions"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
+
+
+def _panel(
+    panel: Axes, name: str, shade: str, features: pd.DataFrame, means: pd.DataFrame, config: WithinDictionaryFigure
+) -> None:
+    cosine_axis(panel)
+    if features.empty or means.empty:
+        panel.set_title(name)
+        say(panel, "no run with two alive features", width=14)
+        return
+    cosine_histogram(panel, features["cosine"].to_numpy(), config.bins, color=shade, alpha=0.8)
+    mean = means.iloc[0]
+    panel.axvline(mean["random_baseline"], color=GREY, linestyle=":")
+    panel.axvline(mean["value"], color="black", linestyle="--")
+    interval = f"[{mean['ci_low']:.3f}, {mean['ci_high']:.3f}]"
+    panel.set_title(f"{name}\n{len(features):,} features\nmean {mean['value']:.3f}\n{interval}", fontsize=7)

@@ -1,0 +1,75 @@
+"""The stage that measures: one study at one place."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ..config.base import Json, parse
+from ..store.errors import UserError, did_you_mean
+from . import Study, Table, studies
+from .place import Place
+from .tables import write_table
+
+_LABEL = {"run": ("run",), "hook_point": ("hook_point",), "experiment": ()}  # column that says where, by scope
+
+
+def measure(
+    study: str,
+    /,
+    spec: Json,
+    experiment: str,
+    out: str,
+    at: str = "",
+    model: str = "",
+    corpus: str = "",
+    device: str = "cpu",
+    runs: list[str] | None = None,
+) -> None:
+    """Measure one study at one place and write its part of each table.
+
+    Args:
+        study: name of the study
+        spec: its settings as JSON, `{}` where it has none
+        experiment: experiment name
+        out: folder for the parts of its tables
+        at: the place: hook point and run (`<hook point>/<run>`), a hook point, or nothing for a study of the whole experiment
+        model: prepared model, for a study that needs it
+        corpus: corpus folder, for a study that needs it
+        device: torch device, for a study that needs the model
+        runs: names of all runs in the order of the experiment file, for study `runs`
+
+    Raises:
+        UserError: there is no such study, or its settings or inputs are unfit.
+    """
+    declared = _find(study)
+    settings = None if declared.settings is None else parse(declared.settings, json.loads(spec), f"studies.{study}")
+    on = device if "model" in declared.needs else "cpu"
+    place = Place(Path("results") / experiment, at, Path(model), Path(corpus), on, tuple(runs or ()))
+    found = importlib.import_module(f".{study}.measure", __package__).measure(place, settings)
+    label = dict.fromkeys(_LABEL[declared.scope], at)
+    for name, table in declared.tables.items():
+        write_table(_labelled(found[name], table, label), Path(out) / f"{name}.parquet", csv=False)
+
+
+def _find(name: str) -> Study:
+    measured = [known for known, study in studies().items() if study.tables]
+    if name not in measured:
+        raise UserError(
+            f"there is no study {name!r} that measures{did_you_mean(name, measured)}; there are {', '.join(measured)}."
+        )
+    return studies()[name]
+
+
+def _labelled(frame: pd.DataFrame, table: Table, label: dict[str, str]) -> pd.DataFrame:
+    """The part of a table with the column that says where it was measured; one without rows has no types."""
+    columns = list(table.columns)
+    if frame.empty:
+        return pd.DataFrame(columns=columns)
+    labelled = frame.assign(**label)
+    if odd := set(labelled) ^ set(columns):
+        raise ValueError(f"a table has other columns than its study declares: {', '.join(sorted(odd))}")
+    return labelled[columns]

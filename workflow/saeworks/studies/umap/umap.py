@@ -1,0 +1,111 @@
+"""Two dictionaries in one plane, and the regions that belong to one of them (Fig. 19 and 20 of Braun et al. 2024)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ...config.figures import FigureStyle
+from ..plot import NARROW, colour, legend_columns, name_row, only_message, panels
+from ..reading import hook_points, kind_name, kinds, read_runs
+from ..tables import read_table
+from .settings import UmapFigure
+
+_POINTS = ["hook_point", "first", "second", "run", "x", "y", "region"]
+_REGIONS = ["first", "second", "region", "dominated_by", "n_first", "n_second", "p_value", "x", "y", "top_tokens"]
+
+
+def pairs_by_hook_point(tables: Path, points: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[tuple[str, str]]]]:
+    """The embedded runs, indexed by name, and the pairs `(first, second)` of each hook point in the order of the table."""
+    runs = read_runs(tables)
+    runs = runs[runs["run"].isin(points["run"])].set_index("run", drop=False)
+    pairs = points[["hook_point", "first", "second"]].drop_duplicates()
+    ordered = hook_points(runs)
+    return runs, {
+        hook: list(pairs[pairs["hook_point"] == hook][["first", "second"]].itertuples(index=False, name=None)) for hook in ordered
+    }
+
+
+def two_rows_per_hook_point(
+    config: FigureStyle, pairs: dict[str, list[tuple[str, str]]], ratios: tuple[float, float]
+) -> tuple[Figure, dict[str, list[tuple[Axes, Axes]]]]:
+    """A figure with a panel per pair and another below it, of these heights; unused ones are off."""
+    n_columns = min(2, max(map(len, pairs.values())))
+    blocks = {hook: -(-len(found) // n_columns) for hook, found in pairs.items()}
+    n_blocks = sum(blocks.values())
+    half = config.model_copy(update={"height": config.height / 2})
+    figure, axes = panels(half, 2 * n_blocks, n_columns, height_ratios=ratios * n_blocks)
+    placed, row = {}, 0
+    for hook, found in pairs.items():
+        above, below = (axes[row + i : row + 2 * blocks[hook] : 2] for i in range(2))
+        row += 2 * blocks[hook]
+        placed[hook] = list(zip(above.flat, below.flat, strict=True))[: len(found)]
+        for panel in [*above.flat[len(found) :], *below.flat[len(found) :]]:
+            panel.set_axis_off()
+        for line in above:
+            name_row(line, hook)
+    return figure, placed
+
+
+def pair_title(runs: pd.DataFrame, first: str, second: str, narrow: bool) -> str:
+    """Both kinds of a pair."""
+    joint = "\n" if narrow else ", "
+    names = [kind_name(runs.loc[run, "objective"], runs.loc[run, "architecture"], runs, joint) for run in (first, second)]
+    return ("\nand " if narrow else " and ").join(names)
+
+
+def draw(tables: Path, config: UmapFigure) -> Figure:
+    """One panel per hook point and pair of runs: alive decoder directions; below, its regions with their counts and top tokens."""
+    points = read_table(tables, "umap", _POINTS)
+    regions = read_table(tables, "umap_regions", _REGIONS)
+    if points.empty:
+        return only_message(config, "No pair of selected dictionaries to embed.")
+    runs, pairs = pairs_by_hook_point(tables, points)
+    figure, placed = two_rows_per_hook_point(config, pairs, (1.0, 0.55))
+    for hook_point, found in pairs.items():
+        for (first, second), (panel, below) in zip(found, placed[hook_point], strict=True):
+            here = points[(points["first"] == first) & (points["second"] == second)]
+            # in mixed order, so that neither dictionary covers the other
+            here = here.iloc[np.random.default_rng(0).permutation(len(here))]
+            shades = here["run"].map({run: colour(config, runs.loc[run, "objective"]) for run in (first, second)})
+            panel.scatter(here["x"], here["y"], s=config.point_size, c=shades, alpha=0.5, linewidths=0, rasterized=True)
+            panel.set_title(pair_title(runs, first, second, config.width < NARROW))
+            panel.set_xticks([])
+            panel.set_yticks([])
+            listed = regions[(regions["first"] == first) & (regions["second"] == second)]
+            _list_regions(panel, below, listed, runs, config)
+    present = kinds(runs)
+    handles = [
+        Line2D([], [], color=colour(config, o), marker="o", linestyle="none", label=kind_name(o, a, runs)) for o, a in present
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles))
+    return figure
+
+
+def _list_regions(panel: Axes, below: Axes, regions: pd.DataFrame, runs: pd.DataFrame, config: UmapFigure) -> None:
+    """Letters in the plane; under it one line per region: letter, features of both, top tokens."""
+    below.set_axis_off()
+    lines = [("regions: features of each, top tokens", "black")] if len(regions) else [("no region", "black")]
+    for region in regions.itertuples():
+        shade = colour(config, runs.loc[region.dominated_by, "objective"])
+        panel.text(region.x, region.y, region.region, fontsize=8, weight="bold", ha="center", va="center")
+        mark = "*" if region.p_value <= config.significance else ""
+        tokens = " ".join(_visible(token) for token in json.loads(region.top_tokens))
+        text = f"{region.region}{mark} {region.n_first}/{region.n_second}: {tokens}"
+        letters = int(9.5 * config.width)
+        lines.append((text if len(text) <= letters else f"{text[: letters - 1]}…", shade))
+    for i, (text, shade) in enumerate(lines):
+        below.text(
+            0, 1 - i / 9, text, color=shade, fontsize=5.5, transform=below.transAxes, va="top", parse_math=False, clip_on=True
+        )
+
+
+def _visible(token: str) -> str:
+    shown = "".join("⏎" if c == "\n" else c if c.isprintable() else "·" for c in token).strip()
+    return shown or "␣"
