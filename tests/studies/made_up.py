@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from saeworks.studies import studies
+from saeworks.studies.claims import claims
 from saeworks.studies.firing.measure import METRICS
 from saeworks.studies.reading import read_runs
 
@@ -40,6 +41,12 @@ SWEPT = ("lr", "d_sae", "n_tokens", "downstream", "reconstruction_coeff")
 def columns_of(table: str) -> list[str]:
     """The columns that a table is declared to have."""
     return next(list(study.tables[table].columns) for study in studies().values() if table in study.tables)
+
+
+def all_claims(tables: Path) -> pd.DataFrame:
+    """The claims of every study whose tables are in the folder, or that every experiment has."""
+    there = {path.stem for path in tables.iterdir()}
+    return claims(tables, [name for name, study in studies().items() if study.always or there.issuperset(study.tables)])
 
 
 def with_sweep_columns(runs: pd.DataFrame) -> pd.DataFrame:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
-from saeworks.figures.claims.fidelity import explained_variance_claims
-from saeworks.figures.claims.geometry import crowding_claims, falling_together, seed_claims, umap_claims
-from saeworks.figures.claims.studies import agreement_claims, pca_claims
-from saeworks.figures.claims.sweeps import finetune_claims, sweep_claims
-from saeworks.figures.verdicts import NOT_REPRODUCED, REPRODUCED, UNTESTED
 from scipy.stats import spearmanr
 from tests.studies.drawing import edit
-from tests.studies.made_up import HOOK, papers_pattern, sweep_tables
+from tests.studies.made_up import HOOK, all_claims, papers_pattern, sweep_tables
 
-from saeworks import cli
+from saeworks.store.errors import UserError
 from saeworks.studies import claims as verdicts
-from saeworks.studies.claim import COLUMNS, SEEDS
+from saeworks.studies.agreement.claims import claims as agreement_claims
+from saeworks.studies.claim import NOT_REPRODUCED, REPRODUCED, SEEDS, UNTESTED, Claim
+from saeworks.studies.fidelity.claims import _explained_variance as explained_variance_claims
+from saeworks.studies.geometry.claims import _crowding as crowding_claims
+from saeworks.studies.geometry.claims import _seeds as seed_claims
+from saeworks.studies.geometry.claims import falling_together
+from saeworks.studies.principal_directions.claims import claims as pca_claims
+from saeworks.studies.sweeps.claims import _finetuning as finetune_claims
+from saeworks.studies.sweeps.claims import _sweeps as sweep_claims
+from saeworks.studies.umap.claims import claims as umap_claims
 
+_FIELDS = [field.name for field in dataclasses.fields(Claim)]
 ALL = ("local", "e2e", "e2e_ds", "finetune")
 CHOSEN = {"local": f"{HOOK}/local-c1-s0", "e2e": f"{HOOK}/e2e-c3-s0", "e2e_ds": f"{HOOK}/e2e_ds-c50-s0"}
 
@@ -31,7 +37,8 @@ def tables(make_tables):
 
 def rows(claims_of, tables) -> pd.DataFrame:
     """The rows of one function of claims, by claim."""
-    return pd.DataFrame(claims_of(HOOK, tables), columns=COLUMNS).set_index("claim")
+    found = [dataclasses.asdict(claim) for claim in claims_of(HOOK, tables)]
+    return pd.DataFrame(found, columns=_FIELDS).set_index("claim")
 
 
 def claim(claims_of, tables, words: str = "") -> pd.Series:
@@ -56,7 +63,7 @@ def set_values(tables, metric: str, value: float, **where) -> None:
 
 
 def test_without_studies_and_sweeps_they_have_no_rows(tables):
-    found = verdicts.claims(tables)["claim"]
+    found = all_claims(tables)["claim"]
     assert not found.str.contains("principal|UMAP|agreement|learning rate|tokens|dictionary over|fine-tuning").any()
     assert len(found) == 25
 
@@ -210,7 +217,7 @@ def test_regions_of_the_umap_count_where_chance_does_not_make_them(with_umap):
     row = claim(umap_claims, with_umap)
     assert (row["ours"], row["verdict"]) == (1, REPRODUCED)
     assert row["note"] == "features of e2e+ds/local: 20/3 (p = 0.01), 2/9 (p = 0.3)"
-    assert "| 1 |" in verdicts.markdown(verdicts.claims(with_umap))
+    assert "| 1 |" in verdicts.markdown(all_claims(with_umap))
     edit(with_umap, "umap_regions", lambda t: t.assign(p_value=0.05))
     assert claim(umap_claims, with_umap)["verdict"] == NOT_REPRODUCED
     edit(with_umap, "umap_regions", lambda t: t.iloc[:0])
@@ -293,7 +300,7 @@ def test_agreement_is_faithful_within_a_quarter(with_agreement):
     row = claim(agreement_claims, with_agreement)
     assert (row["ours"], row["low"], row["high"]) == pytest.approx((0.95, 0.8, 1.1))
     assert (row["verdict"], row["note"]) == (REPRODUCED, "3 runs on simple, nounpp")
-    assert row["published"] == "0.95 [0.79, 1.05] (Table 7, layer 6)"
+    assert row["published"] == "0.95 [0.79, 1.05]"
     edit(with_agreement, "agreement", lambda t: t.replace({"faithfulness": {1.1: 1.3}}))
     assert claim(agreement_claims, with_agreement)["verdict"] == NOT_REPRODUCED
 
@@ -477,22 +484,26 @@ def test_empty_tables_of_studies_are_no_crash(with_umap, with_pca, with_agreemen
     tables = with_agreement
     for name in ("umap", "umap_regions", "pca_histogram", "pca_correlation", "pca_ablation", "agreement"):
         edit(tables, name, lambda t: t.iloc[:0])
-    found = verdicts.claims(tables).set_index("claim").filter(regex="UMAP|principal|agreement", axis=0)
+    found = (
+        verdicts.claims(tables, ["umap", "principal_directions", "agreement"])
+        .set_index("claim")
+        .filter(regex="UMAP|principal|agreement", axis=0)
+    )
     assert len(found) == 6 and (found["verdict"] == UNTESTED).all() and (found["note"] != "").all()
 
 
 def test_markdown_has_the_tested_in_a_table_and_the_others_by_reason(tables):
     edit(tables, "geometry", lambda t: t[t["comparison"] != "cross_seed"])
-    found = verdicts.claims(tables)
+    found = all_claims(tables)
     table, others = verdicts.markdown(found).split("\n\nCannot be tested, and why:\n\n")
     lines = table.split("\n")
     assert lines[:2] == [
-        "| claim | published | ours [interval] | test | model | verdict |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| claim | published | source | ours [interval] | test | model | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     assert len(lines) - 2 == (found["verdict"] != UNTESTED).sum() == 22
     assert lines[2].startswith(
-        "| CE increase of e2e over local at equal L0 | < 0.45 | 0.400 [0.400, 0.400] | below 0.45 | toy | reproduced |"
+        "| CE increase of e2e over local at equal L0 | < 0.45 | Braun et al. 2024, Fig. 1 and 4 | 0.400 [0.400, 0.400] | below 0.45 |"
     )
     assert others.count("\n") == 0
     assert others.startswith("* *no two runs differ in their seed only*: nearest cosine across seeds, local: near 1; nearest")
@@ -501,21 +512,26 @@ def test_markdown_has_the_tested_in_a_table_and_the_others_by_reason(tables):
 
 def test_markdown_names_the_hook_point_where_there_are_several(make_tables):
     tables = make_tables(hook_points=("blocks.2.hook_resid_pre", HOOK), seeds=(0,))
-    text = verdicts.markdown(verdicts.claims(tables))
+    text = verdicts.markdown(all_claims(tables))
     assert text.startswith("| hook point | claim |")
     assert f"\n| {HOOK} | CE increase of e2e over local" in text
     assert f"\n* {HOOK}, *no two runs differ in their seed only*: " in text
 
 
-def test_the_command_prints_one_experiment_or_several_under_headings(make_tables, tmp_path, monkeypatch, capsys):
+def test_the_table_of_claims_is_written_and_printed_for_one_experiment_or_several(make_tables, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         make_tables(f"results/{name}/tables")
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["claims", "--experiment", "one"]) == 0
+        verdicts.write_claims(name, ["runs", "fidelity", "geometry", "sweeps"])
+    written = tmp_path / "results" / "one" / "tables"
+    stored, found = pd.read_parquet(written / "claims.parquet"), all_claims(written)
+    pd.testing.assert_frame_equal(stored, found)
+    assert list(stored.columns) == verdicts.COLUMNS and (written / "claims.csv").exists()
+    assert (stored["source"] != "").all() and (stored["criterion"] != "").all()
+    verdicts.print_claims(["one"])
     alone = capsys.readouterr().out
-    found = verdicts.claims(tmp_path / "results" / "one" / "tables")
     assert alone == f"{verdicts.summary(found)}\n\n{verdicts.markdown(found)}\n"
-    assert cli.main(["claims", "--experiment", "one", "--experiment", "two"]) == 0
+    verdicts.print_claims(["one", "two"])
     assert capsys.readouterr().out == f"## one\n\n{alone}\n## two\n\n{alone}"
-    assert cli.main(["claims", "--experiment", "three"]) == 2
-    assert "results/three/tables/fidelity.parquet is missing" in capsys.readouterr().err
+    with pytest.raises(UserError, match="results/three/tables/claims.parquet is missing"):
+        verdicts.print_claims(["three"])

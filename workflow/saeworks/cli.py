@@ -131,6 +131,7 @@ COMMANDS = {
         "studies.agreement.data",
         "download the items of one template of subject-verb agreement",
         {"out": "file to write, named after the published one"},
+        function="download_items",
     ),
     "figure": Command(
         "studies.draw",
@@ -151,6 +152,7 @@ COMMANDS = {
             "out-ipynb": "executed notebook",
             "out-html": "the same as HTML",
         },
+        function="notebook",
         uses_torch=False,
     ),
     "test-claims": Command(

@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
-import pandas as pd
 import pytest
-from tests.studies.drawing import assert_nothing_clipped, edit, texts
+from tests.studies.drawing import edit, texts
+from tests.studies.made_up import KEPT, with_agreement
 
 from saeworks.studies.agreement import agreement_features, agreement_table
 from saeworks.studies.agreement.settings import AgreementFeaturesFigure, AgreementTableFigure
 
-FIGURES = {
-    "agreement_table": (agreement_table, AgreementTableFigure),
-    "agreement_features": (agreement_features, AgreementFeaturesFigure),
-}
-_KEPT = [0, 1, 3, 10, 30]
 
+@pytest.fixture
+def tables(make_tables):
+    def make(name="tables", templates=("simple", "nounpp", "within_rc"), undefined=False, **settings):
+        return with_agreement(make_tables(name, **settings), templates, undefined)
 
-@pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {
-            "hook_points": ("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre"),
-            "templates": ("simple", "nounpp", "rc", "within_rc"),
-        },
-        {"objectives": ("local",), "templates": ("nounpp",)},
-        {"objectives": ("local", "e2e"), "architectures": ("relu", "matryoshka_batch_topk")},
-        {"undefined": True},
-    ],
-)
-@pytest.mark.parametrize("name", FIGURES)
-def test_draws_without_clipping(tables, name, settings, width):
-    module, config = FIGURES[name]
-    figure = module.draw(tables(**settings), config(width=width))
-    assert figure.get_size_inches()[0] == width
-    assert_nothing_clipped(figure)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_redraw_gives_equal_bytes_and_a_setting_another_picture(tables, tmp_path, name):
-    folder, (module, _) = tables(), FIGURES[name]
-    pictures = []
-    for i, settings in enumerate([{}, {}, {"colors": {"local": "k"}}, {"width": 4}, {"height": 0.2}, {"dpi": 60}]):
-        settings = settings | ({"height": 3} if "height" in settings and name == "agreement_features" else {})
-        module.main(json.dumps(settings), str(folder), str(tmp_path / str(i) / name))
-        pictures.append((tmp_path / str(i) / f"{name}.png").read_bytes())
-    assert pictures[0] == pictures[1] and len(set(pictures)) == 5
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_empty_tables_give_a_message(tables, name):
-    folder, (module, config) = tables(), FIGURES[name]
-    for path in folder.iterdir():
-        pd.read_parquet(path).iloc[:0].to_parquet(path)
-    assert texts(module.draw(folder, config())).strip()
+    return make
 
 
 def _lines(figure) -> list[list[str]]:
@@ -98,5 +56,5 @@ def test_the_curves_are_the_table_s_in_the_papers_order_of_templates(tables):
     assert (simple.get_title(), within.get_title()) == ("simple", "within RC")
     reference, local, *_ = simple.lines
     assert set(reference.get_ydata()) == {1} and reference.get_linestyle() == ":"
-    assert list(local.get_xdata()) == _KEPT and local.get_ydata() == pytest.approx(np.array(_KEPT) / 30)
+    assert list(local.get_xdata()) == KEPT and local.get_ydata() == pytest.approx(np.array(KEPT) / 30)
     assert local.get_color() == "#0072B2"

@@ -6,24 +6,19 @@ import gzip
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from tests.memory import largest_tensor
 from tests.saes import trained_sae
-from tests.tiny_pipeline import D_MODEL, HOOK, N_CTX, run_spec, tiny_decoder
+from tests.tiny_pipeline import D_MODEL, HOOK, N_CTX, tiny_decoder
 
-from saeworks.config.activations import ActivationsConfig
 from saeworks.lm.decoder import Decoder
 from saeworks.lm.sites import Site
 from saeworks.store.errors import UserError
-from saeworks.store.files import sha256_file
-from saeworks.studies import agreement_data, studies
+from saeworks.studies.agreement import data as agreement_data
 from saeworks.studies.agreement import measure as agreement
 from saeworks.studies.agreement.measure import Items, Template, read_items, study, study_sae
 from saeworks.studies.agreement.settings import AgreementConfig
-from saeworks.studies.tables import read_table, write_table
-from saeworks.training.run import train
 
 _FIRST = 0
 _PREFIXES = [[5, 9], [7, 8, 20], [5, 11], [30, 9, 4], [33, 12]]
@@ -232,7 +227,7 @@ def test_a_verb_that_begins_with_the_whole_of_the_other_is_left_out_and_counted(
     path = _file(tmp_path, [("The man", " does", " do"), ("The men", " are", " is")])
     items = _read(path, _Pieces("The", "man", "men", "is", "are"))
     assert (len(items.tokens), items.n_excluded) == (1, 1)
-    with pytest.raises(UserError, match=r"no item of .* can be scored .*; remove `agreement.files.simple`"):
+    with pytest.raises(UserError, match=r"no item of .* can be scored .*; remove `studies.agreement.files.simple`"):
         _read(_file(tmp_path, [("The man", " does", " do")]), _Pieces())
 
 
@@ -273,36 +268,6 @@ def test_bad_files_are_one_sentence(tmp_path, text, sentence):
         _read(path, _Pieces())
 
 
-@pytest.fixture
-def experiment(tmp_path, monkeypatch, tiny_model, tiny_corpus):
-    """The folder of an experiment with one trained run, selected more than once."""
-    monkeypatch.chdir(tmp_path)
-    saes, tables = (tmp_path / "results" / "e" / name for name in ("saes", "tables"))
-    stream = ActivationsConfig(source="stream")
-    train(run_spec(), stream, tmp_path, tiny_model, tiny_corpus, saes / HOOK / "r", tmp_path / "scratch", progress=False)
-    rows = [
-        (criterion, HOOK, "local", "relu", f"{HOOK}/r", 0.1, 0.0) for criterion in ("similar_ce", "similar_l0", "similar_alive")
-    ]
-    columns = ["criterion", "hook_point", "objective", "architecture", "run", "ce_increase", "spread"]
-    write_table(pd.DataFrame(rows, columns=columns), tables / "selection.parquet")
-    return tables
-
-
-def test_the_stage_measures_each_run_once_and_records_its_files(experiment, tmp_path, tiny_model, tiny_corpus):
-    path = _file(tmp_path, [(f"w{i} w{i + 3}", " w1", " w2") for i in range(5, 25)])
-    spec = json.dumps({"files": {"simple": str(path)}, "n_items": 12})
-    folder, seen = experiment / "agreement" / HOOK, []
-    for _ in range(2):
-        agreement.main(spec, HOOK, "e", str(tiny_model), str(tiny_corpus), "cpu", "f")
-        seen.append({p.name: p.read_bytes() for p in folder.iterdir()})
-    assert seen[0] == seen[1]
-    studies.join("agreement", [HOOK], "e")
-    table = read_table(experiment / "agreement.parquet")
-    assert table[["run", "template", "n_items"]].values.tolist() == [[f"{HOOK}/r", "simple", 12]]
-    record = json.loads((folder / "agreement.json").read_text())
-    assert record["fingerprint"] == "f" and record["sources"][str(path)] == sha256_file(path)
-
-
 def test_no_selected_run_gives_empty_tables(model):
     tables = study(model, _site(model), {}, {"simple": _items()})
     assert {name: len(table) for name, table in tables.items()} == {"agreement": 0, "agreement_features": 0}
@@ -311,7 +276,7 @@ def test_no_selected_run_gives_empty_tables(model):
 def test_a_download_of_another_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(agreement_data, "download", lambda url, path: path.write_text("another"))
     with pytest.raises(UserError, match="instead of 38eb04f0f3392a6e"):
-        agreement_data.main(str(tmp_path / "simple_train.json"))
+        agreement_data.download_items(str(tmp_path / "simple_train.json"))
     assert not list(tmp_path.iterdir())
 
 
@@ -331,7 +296,7 @@ def test_the_published_files_are_those_that_are_downloaded_and_can_be_read(share
     monkeypatch.setattr(agreement_data, "download", copy)
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared / "data" / "tokenizers" / "gpt2")
     for name in agreement_data.SHA256:
-        agreement_data.main(str(tmp_path / name))
+        agreement_data.download_items(str(tmp_path / name))
         if name.endswith(".jsonl"):
             items = read_items(tmp_path / name, name, tokenizer, 50256, 128, AgreementConfig())
             assert (len(items.tokens), items.n_split, items.n_excluded) == (984, 13, 16)

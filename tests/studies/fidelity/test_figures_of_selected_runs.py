@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
-from tests.studies.drawing import EXPERIMENTS, assert_nothing_clipped, edit, texts
+from tests.studies.drawing import assert_nothing_clipped, edit, texts
 from tests.studies.made_up import NORM, with_evaluation
 
 from saeworks.config.training import RunSpec
+from saeworks.studies.draw import drawn
 from saeworks.studies.fidelity import cosines, explained_variance, norm_table, norms
 from saeworks.studies.fidelity.settings import CosinesFigure, ExplainedVarianceFigure, NormsFigure, NormTableFigure
 from saeworks.studies.paper import L2_RATIO, SELECTED
+from saeworks.studies.reading import ARCHITECTURES
 from saeworks.studies.runs import selection_table
 from saeworks.studies.runs.settings import SelectionTableFigure
 
@@ -42,62 +42,17 @@ def lines(figure) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("name", FIGURES)
-def test_draws_without_clipping(make_tables, name, experiment, width):
-    module, config = FIGURES[name]
-    figure = module.draw(with_evaluation(make_tables(**EXPERIMENTS[experiment])), config(width=width))
-    assert figure.get_size_inches()[0] == width
-    assert_nothing_clipped(figure)
-
-
-@pytest.mark.parametrize("width", [5.5, 3.25])
 @pytest.mark.parametrize("name", ["selection_table", "norm_table"])
 def test_cells_do_not_overlap(make_tables, name, width):
-    module, config = FIGURES[name]
-    figure = module.draw(with_evaluation(make_tables(**EXPERIMENTS["six architectures"])), config(width=width))
+    figure = drawn(
+        name,
+        with_evaluation(make_tables(objectives=("local",), architectures=tuple(ARCHITECTURES))),
+        FIGURES[name][1](width=width),
+    )
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
     assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_redraw_gives_equal_bytes(tables, tmp_path, name):
-    module, _ = FIGURES[name]
-    for folder in ("first", "second"):
-        module.main(json.dumps({"dpi": 80}), str(tables), str(tmp_path / folder / name))
-    for kind in ("svg", "png"):
-        first, second = ((tmp_path / folder / f"{name}.{kind}").read_bytes() for folder in ("first", "second"))
-        assert first == second and b"matplotlib.org" not in first
-
-
-_OWN = {
-    "selection_table": [],
-    "norm_table": [{"decimals": 3}],
-    "norms": [{"scale": "log"}],
-    "cosines": [{"bins": 7}],
-    "explained_variance": [{"positions": "all"}, {"lowest": 0.0}],
-}
-_COMMON = [{"width": 4.0}, {"height": 0.5}, {"dpi": 50}, {"colors": {"local": "red", "e2e": "k", "e2e_ds": "b"}}]
-
-
-@pytest.mark.parametrize(("name", "setting"), [(name, setting) for name in FIGURES for setting in _COMMON + _OWN[name]])
-def test_every_setting_changes_the_picture(tables, tmp_path, name, setting):
-    module, _ = FIGURES[name]
-    if setting == {"height": 0.5} and "table" not in name:
-        setting = {"height": 3.0}
-    module.main("{}", str(tables), str(tmp_path / "plain" / name))
-    module.main(json.dumps(setting), str(tables), str(tmp_path / "changed" / name))
-    assert (tmp_path / "plain" / f"{name}.png").read_bytes() != (tmp_path / "changed" / f"{name}.png").read_bytes()
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_empty_tables_give_a_message(tables, name):
-    for path in tables.iterdir():
-        pd.read_parquet(path).iloc[:0].to_parquet(path)
-    module, config = FIGURES[name]
-    assert "No runs were selected" in " ".join(texts(module.draw(tables, config())).split())
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -106,8 +61,7 @@ def test_what_was_not_measured_is_left_out(tables, name):
     edit(tables, "fidelity", lambda t: t[(t["run"] != chosen) | (t["metric"] == "ce")])
     edit(tables, "tokens", lambda t: t[t["run"] != chosen])
     edit(tables, "runs", lambda t: t.assign(grad_norm=np.nan))
-    module, config = FIGURES[name]
-    figure = module.draw(tables, config())
+    figure = drawn(name, tables, FIGURES[name][1]())
     assert_nothing_clipped(figure)
     assert "nan" not in texts(figure)
     if "table" in name:
@@ -212,7 +166,7 @@ def test_norms_are_logarithmic_where_position_0_outweighs_the_rest(make_tables, 
 def test_norms_of_an_output_that_is_zero_are_drawn(tables):
     edit(tables, "tokens", lambda t: t.assign(output_norm=0.0))
     for scale in ("auto", "log"):
-        assert_nothing_clipped(norms.draw(tables, NormsFigure(scale=scale)))
+        assert_nothing_clipped(drawn("norms", tables, NormsFigure(scale=scale)))
 
 
 def test_cosines_are_a_histogram_with_mean_baseline_and_position_0(tables):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ from saeworks.lm.sites import Site
 from saeworks.sae.init import initialise
 from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError
-from saeworks.studies.fidelity.measure import UNITS, evaluate, evaluate_run, sampled_tokens
+from saeworks.studies.fidelity.measure import UNITS, evaluate, measure, sampled_tokens
 from saeworks.studies.fidelity.settings import FidelityConfig
-from saeworks.studies.tables import read_table
+from saeworks.studies.place import Place
 from saeworks.training.run import train
 
 _ROWS, _POS, _F = 5, 6, 40
+_RUN = "blocks.1.hook_resid_pre/tiny-run"
 _PLACES = {"all": slice(None), "first": slice(0, 1), "rest": slice(1, None)}
 
 
@@ -374,46 +376,30 @@ def test_rows_of_two_tokens_have_no_cross_entropy_after_the_first(model):
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, tiny_model, tiny_corpus):
-    out = tmp_path_factory.mktemp("runs") / "tiny-run"
+def results(tmp_path_factory, tiny_model, tiny_corpus) -> Path:
+    """Folder of the results of an experiment of one run."""
+    folder = tmp_path_factory.mktemp("results")
     stream = ActivationsConfig(source="stream")
-    train(run_spec(), stream, out, tiny_model, tiny_corpus, out, out.with_name("scratch"), progress=False)
-    return out
+    train(run_spec(), stream, None, tiny_model, tiny_corpus, folder / "saes" / _RUN, folder / "scratch", progress=False)
+    return folder
 
 
-def test_a_run_is_evaluated_on_held_out_rows(tmp_path, run_folder, tiny_model, tiny_corpus):
-    evaluate_run(FidelityConfig(batch_rows=3), "tiny-run", run_folder, tiny_model, tiny_corpus, tmp_path, "cpu")
-    fidelity, features, tokens = (read_table(tmp_path / f"{name}.parquet") for name in ("fidelity", "features", "tokens"))
-    assert set(fidelity["run"]) == set(features["run"]) == set(tokens["run"]) == {"tiny-run"}
-    assert len(tokens) == 10 * CONTEXT
-    assert set(fidelity.query("positions == 'all' and metric == 'kl'")["n_tokens"]) == {
-        10 * CONTEXT
-    }  # the eval rows, not the training rows
-    evaluate_run(
-        FidelityConfig(n_tokens=3 * CONTEXT + 2, sample_tokens=10),
-        "tiny-run",
-        run_folder,
-        tiny_model,
-        tiny_corpus,
-        tmp_path,
-        "cpu",
-    )
-    fewer = read_table(tmp_path / "fidelity.parquet")
-    assert set(fewer.query("positions == 'all' and metric == 'kl'")["n_tokens"]) == {3 * CONTEXT}
-    assert len(read_table(tmp_path / "tokens.parquet")) == 11
-
-
-def test_asking_for_more_than_is_held_out_is_one_sentence(tmp_path, run_folder, tiny_model, tiny_corpus):
-    with pytest.raises(UserError, match="asks for 132 tokens, but the corpus holds out 120;"):
-        evaluate_run(FidelityConfig(n_tokens=132), "tiny-run", run_folder, tiny_model, tiny_corpus, tmp_path, "cpu")
+def test_a_run_is_evaluated_on_held_out_rows(results, tiny_model, tiny_corpus):
+    place = Place(results, _RUN, tiny_model, tiny_corpus)
+    found = measure(place, FidelityConfig(batch_rows=3))
+    assert len(found["tokens"]) == 10 * CONTEXT  # of the eval rows, not the training rows
+    assert set(found["fidelity"].query("positions == 'all' and metric == 'kl'")["n_tokens"]) == {10 * CONTEXT}
+    fewer = measure(place, FidelityConfig(n_tokens=3 * CONTEXT + 2, sample_tokens=10))
+    assert set(fewer["fidelity"].query("positions == 'all' and metric == 'kl'")["n_tokens"]) == {3 * CONTEXT}
+    assert len(fewer["tokens"]) == 11
 
 
 @pytest.mark.parametrize("same_name", [False, True])
-def test_a_run_of_another_model_is_refused(tmp_path, run_folder, tiny_model, tiny_corpus, same_name):
+def test_a_run_of_another_model_is_refused(tmp_path, results, tiny_model, tiny_corpus, same_name):
     other = write_model(tmp_path / "model", seed=1)
     if same_name:
         record = json.loads((other / "manifest.json").read_text())
         record["model"] = json.loads((tiny_model / "manifest.json").read_text())["model"]
         (other / "manifest.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="was trained on another model"):
-        evaluate_run(FidelityConfig(), "tiny-run", run_folder, other, tiny_corpus, tmp_path / "out", "cpu")
+        measure(Place(results, _RUN, other, tiny_corpus), FidelityConfig())

@@ -1,73 +1,76 @@
-"""Cosines across objectives and run by run: what is drawn of the tables."""
+"""Nearest neighbours within a dictionary, across seeds and across objectives: what is drawn of the tables."""
 
 from __future__ import annotations
 
-import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
+from tests.studies.drawing import edit, texts
 
-from saeworks.studies.geometry import cross_objective, within_by_run
-from saeworks.studies.geometry.settings import CrossObjectiveFigure, WithinByRunFigure
-
-FIGURES = {"cross_objective": (cross_objective, CrossObjectiveFigure), "within_by_run": (within_by_run, WithinByRunFigure)}
-EXPERIMENTS = {
-    "usual": {},
-    "three seeds, two hook points": {"hook_points": ("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre"), "seeds": (0, 1, 2)},
-    "fine-tuned too": {"objectives": ("local", "e2e", "e2e_ds", "finetune"), "seeds": (0,)},
-    "two architectures": {"architectures": ("relu", "topk"), "seeds": (0,)},
-}
+from saeworks.studies.geometry import cross_objective, cross_seed, within_by_run, within_dictionary
+from saeworks.studies.geometry.settings import CrossObjectiveFigure, CrossSeedFigure, WithinByRunFigure, WithinDictionaryFigure
 
 
-def edit(tables, name, change) -> None:
-    path = tables / f"{name}.parquet"
-    change(pd.read_parquet(path)).to_parquet(path)
-
-
-def texts(figure: Figure) -> str:
-    return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
-
-
-@pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("name", FIGURES)
-def test_nothing_is_clipped(make_tables, name, experiment, width):
-    module, config = FIGURES[name]
-    figure = module.draw(make_tables(**EXPERIMENTS[experiment]), config(width=width))
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    drawn = [axes.get_tightbbox(canvas.get_renderer()) for axes in figure.axes]
-    drawn += [box.get_window_extent(canvas.get_renderer()) for box in figure.legends]
-    for i, box in enumerate(drawn):
-        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1
-        assert not any(box.padded(-1).overlaps(other) for other in drawn[:i])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_redraw_gives_equal_bytes_and_every_setting_other_ones(make_tables, tmp_path, name):
-    tables, module = make_tables(), FIGURES[name][0]
-    colours = {"colors": {"local": "red", "e2e": "k", "e2e_ds": "b"}}
-    own = [{"bins": 7}] if name == "cross_objective" else []
-    for i, settings in enumerate([{}, {}, {"width": 4.0}, {"height": 3.0}, {"dpi": 50}, colours, *own]):
-        module.main(json.dumps(settings), str(tables), str(tmp_path / str(i) / name))
-    for kind in ("svg", "png"):
-        pictures = [(tmp_path / str(i) / f"{name}.{kind}").read_bytes() for i in range(6 + len(own))]
-        assert pictures[0] == pictures[1]
-    assert all(picture != pictures[0] for picture in pictures[2:])
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_empty_tables_give_a_message(make_tables, name):
+def test_histograms_sum_to_one_whatever_the_cosines(make_tables):
     tables = make_tables()
-    for path in tables.iterdir():
-        pd.read_parquet(path).iloc[:0].to_parquet(path)
-    module, config = FIGURES[name]
-    assert texts(module.draw(tables, config())).startswith("No ")
+    edit(tables, "nearest", lambda t: t.assign(cosine=t["cosine"] - 0.5))
+    for module, config in ((within_dictionary, WithinDictionaryFigure), (cross_seed, CrossSeedFigure)):
+        panel = module.draw(tables, config()).axes[0]
+        assert sum(patch.get_height() for patch in panel.patches if hasattr(patch, "get_height")) == pytest.approx(1)
+
+
+def test_within_dictionary_shows_the_tables_mean_interval_and_baseline(make_tables):
+    figure = within_dictionary.draw(make_tables(), WithinDictionaryFigure())
+    panel = figure.axes[0]
+    mean = np.mean([line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == "--"])
+    assert f"mean {mean:.3f}\n[{mean - 0.008:.3f}, {mean + 0.008:.3f}]" in panel.get_title()
+    assert [line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == ":"] == [0.41]
+
+
+def test_cross_seed_shows_both_directions_from_the_lower_seed_whatever_the_order_in_the_table(make_tables):
+    tables = make_tables()
+    title = cross_seed.draw(tables, CrossSeedFigure()).axes[0].get_title()
+    assert re.search(r"→ 0\.\d{3} \[.*\]\n← 0\.\d{3} \[", title) and "λ = 6" in title and "seeds 0, 1" in title
+
+    def other_way_round(table):
+        swapped = table.rename(columns={"run_a": "run_b", "run_b": "run_a"})
+        return swapped.assign(direction=swapped["direction"].replace({"a_to_b": "b_to_a", "b_to_a": "a_to_b"}))
+
+    for name in ("nearest", "geometry"):
+        edit(tables, name, other_way_round)
+    swapped = cross_seed.draw(tables, CrossSeedFigure()).axes[0].get_title()
+    assert swapped.splitlines()[2:] == title.splitlines()[2:]
+
+
+def test_cross_seed_without_pairs_says_so(make_tables):
+    figure = cross_seed.draw(make_tables(seeds=(0,)), CrossSeedFigure())
+    assert "No two runs differ in their seed only" in " ".join(texts(figure).split())
+
+
+def test_cross_seed_ignores_pairs_that_differ_in_more_than_the_seed(make_tables):
+    tables = make_tables()
+    columns = ["comparison", "run_a", "run_b", "direction"]
+    assert len(cross_seed.seed_pairs(tables, "nearest", columns))
+    for change in (
+        lambda t: t.assign(sparsity_coeff=t["sparsity_coeff"] + t["seed"]),
+        lambda t: t.assign(sparsity_coeff=np.nan, k=t["seed"] + 1),
+        lambda t: t.assign(architecture=t["seed"].map({0: "relu", 1: "gated"})),
+    ):
+        other = make_tables("other")
+        edit(other, "runs", change)
+        assert cross_seed.seed_pairs(other, "nearest", columns).empty
+
+
+def test_a_selected_run_without_alive_features_has_a_message(make_tables):
+    tables = make_tables()
+    for name in ("nearest", "geometry"):
+        edit(tables, name, lambda t: t[~t["run_a"].str.contains("/e2e-")])
+    assert "no run with two alive features" in " ".join(
+        texts(within_dictionary.draw(tables, WithinDictionaryFigure()).axes[1].figure).split()
+    )
+    assert "one seed only" in " ".join(texts(cross_seed.draw(tables, CrossSeedFigure())).split())
 
 
 def _histogram(panel) -> list[float]:

@@ -14,18 +14,11 @@ from saeworks.config.training import TrainingConfig
 from saeworks.sae.formats import save_sae
 from saeworks.sae.init import initialise
 from saeworks.sae.relu import ReluSAE
-from saeworks.studies import geometry as module
-from saeworks.studies.geometry.measure import (
-    COLUMNS,
-    Dictionary,
-    compare,
-    geometry,
-    mean_interval,
-    nearest_cosine,
-    random_baseline,
-)
+from saeworks.studies.geometry import measure as module
+from saeworks.studies.geometry.measure import Dictionary, compare, mean_interval, measure, nearest_cosine, random_baseline
 from saeworks.studies.geometry.settings import GeometryConfig
-from saeworks.studies.tables import read_table, write_table
+from saeworks.studies.place import Place
+from saeworks.studies.tables import write_table
 
 _D = 6
 _CONFIG = GeometryConfig(n_resamples=100)
@@ -213,10 +206,9 @@ def test_every_run_is_compared_with_itself_with_its_other_seeds_and_with_other_o
         "cross_objective": ["a_to_b", "b_to_a", "both"],
         "within_difference": ["a_to_a"],
     }
-    assert list(table.columns) == COLUMNS
     assert len(table) == 4 * (5 + 3 * 2 + 3 * 3 + 3)  # for decoder and encoder, alive and all
     assert not table.duplicated(["comparison", "run_a", "run_b", "directions", "features", "direction"]).any()
-    assert set(table["hook_point"]) == {"blocks.1.hook_resid_pre"} and set(table["resampled"]) == {"features"}
+    assert set(table["resampled"]) == {"features"}
     assert set(table["n_resamples"]) == {100}
 
 
@@ -321,7 +313,7 @@ def test_the_same_run_under_two_names_is_no_pair_of_seeds():
 def test_the_stage_reads_runs_and_their_living_features_from_disk(tmp_path):
     runs = _runs().iloc[[0, 1, 3]]
     other = runs.assign(run=["x", "y", "z"], hook_point="blocks.2.hook_resid_pre")
-    write_table(pd.concat([runs, other]), tmp_path / "tables" / "runs.parquet")
+    write_table(pd.concat([runs, other]), tmp_path / "tables" / "runs.parquet", csv=False)
     features, saes = [], {}
     for i, run in enumerate(runs["run"]):
         saes[run] = ReluSAE(_D, 9)
@@ -330,12 +322,13 @@ def test_the_stage_reads_runs_and_their_living_features_from_disk(tmp_path):
         save_sae(saes[run], tmp_path / "saes" / run, {})
         features.append(pd.DataFrame({"run": run, "feature": range(9), "alive": [f % (i + 2) > 0 for f in range(9)]}))
     shuffled = pd.concat(features).sample(frac=1, random_state=0)
-    write_table(shuffled, tmp_path / "tables" / "features.parquet")
+    write_table(shuffled, tmp_path / "tables" / "features.parquet", csv=False)
     criteria = ["similar_ce", "similar_ce", "similar_l0", "similar_l0"]
-    selection = pd.DataFrame({"criterion": criteria, "run": ["l-c1-s0", "e-c1-s0", "l-c1-s1", "e-c1-s0"]})
-    write_table(selection, tmp_path / "tables" / "selection.parquet")
-    geometry(_CONFIG, "blocks.1.hook_resid_pre", tmp_path / "saes", tmp_path / "tables", tmp_path / "out")
-    table, nearest = (read_table(tmp_path / "out" / f"{name}.parquet") for name in ("geometry", "nearest"))
+    chosen = ["l-c1-s0", "e-c1-s0", "l-c1-s1", "e-c1-s0"]
+    selection = pd.DataFrame({"criterion": criteria, "hook_point": "blocks.1.hook_resid_pre", "run": chosen})
+    write_table(selection, tmp_path / "tables" / "selection.parquet", csv=False)
+    found = measure(Place(tmp_path, "blocks.1.hook_resid_pre"), _CONFIG)
+    table, nearest = found["geometry"], found["nearest"]
     assert set(table["run_a"]) == set(runs["run"])
     rows = table.query("comparison == 'cross_seed' and features == 'alive' and direction == 'a_to_b'").set_index("directions")
     alive = [[f for f in range(9) if f % (i + 2) > 0] for i in range(3)]

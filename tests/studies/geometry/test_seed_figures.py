@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
-from tests.studies.drawing import assert_nothing_clipped, edit, texts
+from tests.studies.drawing import edit, texts
+from tests.studies.made_up import with_seeds
 
 from saeworks.config.training import RunSpec
 from saeworks.studies.firing import firing_agreement
@@ -21,49 +20,11 @@ FIGURES = {
     "firing_agreement": (firing_agreement, FiringAgreementFigure),
     "direction_of_maximum": (direction_of_maximum, DirectionOfMaximumFigure),
 }
-EXPERIMENTS = {
-    "usual": {},
-    "three seeds, two hook points": {"hook_points": ("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre"), "seeds": (0, 1, 2)},
-    "one objective": {"objectives": ("local",)},
-    "all objectives": {"objectives": ("local", "e2e", "e2e_ds", "finetune")},
-    "two architectures": {"objectives": ("local", "e2e"), "architectures": ("relu", "jumprelu")},
-}
-_MEAN = {"decoder": 0.6, "encoder": 0.7}
 
 
 @pytest.fixture
 def make(make_tables):
-    return lambda **settings: add_seed_tables(make_tables(**settings))
-
-
-@pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("name", FIGURES)
-def test_draws_without_clipping(make, name, experiment, width):
-    module, config = FIGURES[name]
-    figure = module.draw(make(**EXPERIMENTS[experiment]), config(width=width))
-    assert figure.get_size_inches()[0] == width
-    assert_nothing_clipped(figure)
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_redraw_gives_equal_bytes_and_settings_change_them(make, tmp_path, name):
-    tables, (module, config) = make(), FIGURES[name]
-    own = {"encoder_decoder": {"size": 9}, "firing_agreement": {"bins": 5}, "direction_of_maximum": {"colors": {"e2e": "k"}}}[
-        name
-    ]
-    for folder, settings in (("first", {}), ("second", {}), ("own", own), ("high", {"height": 3.3})):
-        module.main(json.dumps({"dpi": 80} | settings), str(tables), str(tmp_path / folder / name))
-    first, second, *others = ((tmp_path / f / f"{name}.png").read_bytes() for f in ("first", "second", "own", "high"))
-    assert first == second and first not in others
-    assert (tmp_path / "first" / f"{name}.svg").read_bytes() == (tmp_path / "second" / f"{name}.svg").read_bytes()
-    assert config().applies([]) is False
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_without_a_second_seed_a_message_is_drawn(make, name):
-    module, config = FIGURES[name]
-    assert "No two runs differ in their seed only" in " ".join(texts(module.draw(make(seeds=(0,)), config())).split())
+    return lambda **settings: with_seeds(make_tables(**settings))
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.patches import StepPatch
-from tests.studies.drawing import assert_nothing_clipped, edit, legend, texts
+from tests.studies.drawing import edit, legend
+from tests.studies.made_up import with_principal_directions
 
 from saeworks.store.errors import UserError
 from saeworks.studies.principal_directions import pca_ablation, pca_components, pca_correlation
 from saeworks.studies.principal_directions.settings import PcaAblationFigure, PcaComponentsFigure, PcaCorrelationFigure
 
-FIGURES = {
-    "pca_components": (pca_components, PcaComponentsFigure),
-    "pca_correlation": (pca_correlation, PcaCorrelationFigure),
-    "pca_ablation": (pca_ablation, PcaAblationFigure),
-}
 _N = 25
 _EDGES = np.linspace(-20, 3100, 41)
 
 
-@pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"hook_points": ("blocks.2.hook_resid_pre", "blocks.4.attn.hook_z")},
-        {"objectives": ("local",), "seeds": (0,)},
-        {"objectives": ("local", "e2e", "finetune"), "architectures": ("relu", "topk")},
-        {"ends": False},
-    ],
-)
-@pytest.mark.parametrize("name", FIGURES)
-def test_draws_without_clipping(tables, name, settings, width):
-    module, config = FIGURES[name]
-    figure = module.draw(tables(**settings), config(width=width))
-    assert figure.get_size_inches()[0] == width
-    assert_nothing_clipped(figure)
+@pytest.fixture
+def tables(make_tables):
+    def make(name="tables", ends=True, **settings):
+        return with_principal_directions(make_tables(name, **settings), ends)
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_redraw_gives_equal_bytes_and_a_setting_another_picture(tables, tmp_path, name):
-    folder, (module, _) = tables(), FIGURES[name]
-    shades = {"pca_components": {"other": "k"}, "pca_correlation": {"local": "k"}, "pca_ablation": {"kl": "k"}}[name]
-    pictures = []
-    for i, settings in enumerate([{}, {}, {"colors": shades}, {"width": 4}, {"height": 3}, {"dpi": 60}]):
-        module.main(json.dumps(settings), str(folder), str(tmp_path / str(i) / name))
-        pictures.append((tmp_path / str(i) / f"{name}.png").read_bytes())
-    assert pictures[0] == pictures[1] and len(set(pictures)) == 5
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_empty_tables_give_a_message(tables, name):
-    folder, (module, config) = tables(), FIGURES[name]
-    for path in folder.iterdir():
-        pd.read_parquet(path).iloc[:0].to_parquet(path)
-    assert texts(module.draw(folder, config())).strip()
+    return make
 
 
 def test_components_shows_the_share_of_each_kind_and_the_table_s_numbers(tables):

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tests.saes import trained_sae
-from tests.tiny_pipeline import CONTEXT, D_MODEL, D_VOCAB, HOOK, run_spec, tiny_decoder
+from tests.tiny_pipeline import D_MODEL, D_VOCAB, HOOK, tiny_decoder
 
-from saeworks.config.activations import ActivationsConfig
 from saeworks.lm.sites import Site
-from saeworks.store.errors import UserError
 from saeworks.store.seeds import derive_seed
-from saeworks.studies import studies
 from saeworks.studies.principal_directions import measure as pca
 from saeworks.studies.principal_directions.measure import principal_directions, resample_ablation, study
 from saeworks.studies.principal_directions.settings import PrincipalDirectionsConfig
-from saeworks.studies.tables import read_table, write_table
-from saeworks.training.run import train
 
 _ROWS, _POS = 7, 6
 _CONFIG = PrincipalDirectionsConfig(n_directions=4, bins=9, ablation_rows=5, batch_rows=3)
@@ -166,39 +159,3 @@ def test_more_directions_than_dimensions_and_more_rows_than_there_are_take_what_
     assert len(found["pca_components"]) == len(found["pca_ablation"]) == D_MODEL
     assert set(found["pca_ablation"]["n_rows"]) == {_ROWS}
     assert found["pca_correlation"].empty
-
-
-@pytest.fixture
-def experiment(tmp_path, monkeypatch, tiny_model, tiny_corpus):
-    """The folder of an experiment with one trained, selected run."""
-    monkeypatch.chdir(tmp_path)
-    saes, tables = (tmp_path / "results" / "e" / name for name in ("saes", "tables"))
-    stream = ActivationsConfig(source="stream")
-    train(run_spec(), stream, tmp_path, tiny_model, tiny_corpus, saes / HOOK / "r", tmp_path / "scratch", progress=False)
-    row = ("similar_ce", HOOK, "local", "relu", f"{HOOK}/r", 0.1, 0.0)
-    columns = ["criterion", "hook_point", "objective", "architecture", "run", "ce_increase", "spread"]
-    write_table(pd.DataFrame([row], columns=columns), tables / "selection.parquet")
-    return tables
-
-
-def _stage(model, corpus, **settings) -> None:
-    pca.main(json.dumps(settings), HOOK, "e", str(model), str(corpus), "cpu", "f")
-
-
-def test_the_stage_reads_held_out_rows_and_leaves_a_record(experiment, tiny_model, tiny_corpus):
-    _stage(tiny_model, tiny_corpus, n_directions=3)
-    folder = experiment / "pca" / HOOK
-    record = json.loads((folder / "pca.json").read_text())
-    assert (record["fingerprint"], record["rows"], record["pca"]["n_directions"]) == ("f", 10, 3)
-    assert read_table(folder / "pca_histogram.parquet")["count"].sum() == 10 * CONTEXT
-    first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    _stage(tiny_model, tiny_corpus, n_directions=3)
-    assert first == {path.name: path.read_bytes() for path in folder.iterdir()}
-    studies.join("pca", [HOOK], "e")
-    for name in PrincipalDirectionsConfig.tables:
-        assert len(read_table(experiment / f"{name}.parquet")) == len(read_table(folder / f"{name}.parquet")) > 0
-
-
-def test_asking_for_more_than_is_held_out_is_one_sentence(experiment, tiny_model, tiny_corpus):
-    with pytest.raises(UserError, match=r"`pca.n_tokens` asks for 132 tokens, but the corpus holds out 120;"):
-        _stage(tiny_model, tiny_corpus, n_tokens=132)

@@ -12,21 +12,8 @@ import torch
 import transformers
 from tests.tiny_pipeline import write_tokenizer
 
-from saeworks.activations.cache import write_cache
-from saeworks.config.activations import ActivationsConfig
-from saeworks.config.corpus import SampledCorpus
-from saeworks.config.model import PathModel
-from saeworks.config.training import RunSpec
-from saeworks.lm.corpus import build_corpus
-from saeworks.lm.prepare import prepare
 from saeworks.lm.sites import Site
-from saeworks.studies.fidelity.measure import evaluate_run
-from saeworks.studies.fidelity.settings import FidelityConfig
-from saeworks.studies.geometry.measure import geometry
-from saeworks.studies.geometry.settings import GeometryConfig
-from saeworks.studies.runs.measure import CRITERIA, RUN_COLUMNS, collect, run_record, select
-from saeworks.studies.tables import read_table
-from saeworks.training.run import train
+from saeworks.studies.runs.measure import CRITERIA, run_record, select
 
 
 def _write_run(folder, norms=((1, 9.0), (3, 8.0), (4, 2.0), (10, 5.0)), **changes):
@@ -270,64 +257,3 @@ def _hugging_face_model(folder):
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     write_tokenizer(folder)
     return folder
-
-
-def test_the_whole_chain_from_a_model_directory_to_the_tables(tmp_path):
-    model, corpus, cache = tmp_path / "model", tmp_path / "corpus", tmp_path / "cache"
-    prepare(PathModel(name="tiny", path=str(_hugging_face_model(tmp_path / "hf"))), model)
-    rows = {"context": 12, "n_tokens": 600, "eval_tokens": 240, "batch_rows": 32}
-    build_corpus(SampledCorpus(**rows), model, corpus)
-    activations, hook = ActivationsConfig(), "blocks.1.hook_resid_pre"
-    write_cache(activations, [hook], model, corpus, cache)
-    runs = {}
-    groups = {
-        "local": {"objective": "local", "sparsity_coeff": 0.5},
-        "e2e": {"objective": "e2e", "sparsity_coeff": 0.5},
-        "e2e_ds": {"objective": "e2e_ds", "sparsity_coeff": 0.5},
-        "topk": {"objective": "local", "k": 4},
-        "finetune": {"objective": "finetune", "sparsity_coeff": 0.5, "start_from": "local"},
-    }
-    for (group, fields), seed in itertools.product(groups.items(), (0, 1)):
-        name, start = f"{group}-s{seed}", None
-        training = {"d_sae": 48, "n_tokens": 60 * 48, "batch_tokens": 48, "lr": 5e-3}
-        training |= {"architecture": "topk"} if group == "topk" else {}
-        if "start_from" in fields:
-            fields = fields | {"start_from": f"local-s{seed}"}
-            start = runs[fields["start_from"]]
-        spec = RunSpec(hook_point=hook, name=name, group=group, seed=seed, training=training, **fields)
-        runs[name] = tmp_path / "saes" / name
-        train(spec, activations, cache, model, corpus, runs[name], tmp_path / "scratch" / name, progress=False, start_from=start)
-        evaluate_run(FidelityConfig(), name, runs[name], model, corpus, tmp_path / "evaluations" / name, "cpu")
-    tables = tmp_path / "tables"
-    collect(runs, tmp_path / "evaluations", tables)
-    geometry(GeometryConfig(n_resamples=100), hook, tmp_path / "saes", tables, tables)
-
-    table = read_table(tables / "runs.parquet")
-    assert list(table.columns) == RUN_COLUMNS and table["run"].tolist() == list(runs)
-    assert table.groupby("settings")["seed"].apply(list).tolist() == [[0, 1]] * 5
-    assert table["family"].nunique() == 5
-    topk = table["architecture"] == "topk"
-    assert table.loc[topk, "k"].tolist() == [4, 4] and table.loc[~topk, "k"].isna().all()
-    assert table.loc[topk, "sparsity_coeff"].isna().all() and (table.loc[~topk, "sparsity_coeff"] == 0.5).all()
-    csv = (tables / "runs.csv").read_text().splitlines()
-    assert csv[7].startswith(f"topk-s0,tiny,topk,{hook},1,local,topk,,4,0,")
-    fidelity, features = (read_table(tables / f"{name}.parquet") for name in ("fidelity", "features"))
-    assert fidelity["run"].unique().tolist() == features["run"].unique().tolist() == list(runs)
-    assert features.groupby("run").size().tolist() == [48] * 10
-    clean = fidelity.query("metric == 'ce_clean' and positions == 'all'")["value"]
-    assert clean.nunique() == 1  # the same rows through the same model, whatever the run
-    assert (table["grad_norm"] > 0).all()
-    tokens = read_table(tables / "tokens.parquet")
-    assert tokens["run"].unique().tolist() == list(runs) and not (tables / "tokens.csv").exists()
-    assert tokens.groupby("run").size().unique().tolist() == [240]
-    assert tokens.groupby("run")["input_norm"].apply(tuple).nunique() == 1  # the same tokens, whatever the run
-    selections = read_table(tables / "selection.parquet")
-    assert selections["criterion"].unique().tolist() == list(CRITERIA)
-    selection = selections.query("criterion == 'similar_ce'")
-    assert list(zip(selection["objective"], selection["architecture"], strict=True)) == [
-        ("e2e", "relu"), ("e2e_ds", "relu"), ("finetune", "relu"), ("local", "relu"), ("local", "topk"),
-    ]  # fmt: skip
-    assert selections["run"].str.endswith("-s0").all()
-    comparisons = read_table(tables / "geometry.parquet").groupby("comparison").size().to_dict()
-    assert comparisons == {"within": 40, "cross_seed": 60, "cross_objective": 144, "within_difference": 48}
-    assert not list(tables.glob("nearest.csv"))  # a part; the table of the whole experiment has one

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
+from tests.studies.drawing import texts
 
 from saeworks.studies.runs import seed_pairs
 from saeworks.studies.runs.settings import SeedPairsFigure
 
 TWO_LAYERS = ("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre")
-
-
-def texts(figure) -> str:
-    return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
-
-
-@pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"hook_points": TWO_LAYERS, "seeds": (0, 1, 2)}, {"architectures": ("relu", "topk", "jumprelu")}],
-)
-def test_nothing_is_clipped(make_tables, settings, width):
-    figure = seed_pairs.draw(make_tables(**settings), SeedPairsFigure(width=width))
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    drawn = [axes.get_tightbbox(canvas.get_renderer()) for axes in figure.axes]
-    drawn += [box.get_window_extent(canvas.get_renderer()) for box in figure.legends]
-    for i, box in enumerate(drawn):
-        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1
-        assert not any(box.padded(-1).overlaps(other) for other in drawn[:i])
-
-
-def test_a_redraw_gives_equal_bytes_and_every_setting_other_ones(make_tables, tmp_path):
-    tables = make_tables(seeds=(0, 1, 2))
-    changes = [{"width": 4.0}, {"height": 3.0}, {"dpi": 50}, {"colors": {"local": "red"}}, {"confidence": 0.5}]
-    for i, settings in enumerate([{}, {}, *changes]):
-        seed_pairs.main(json.dumps(settings), str(tables), str(tmp_path / str(i) / "seed_pairs"))
-    for kind in ("svg", "png"):
-        pictures = [(tmp_path / str(i) / f"seed_pairs.{kind}").read_bytes() for i in range(7)]
-        assert pictures[0] == pictures[1]
-    assert all(picture != pictures[0] for picture in pictures[2:])
 
 
 def test_two_seeds_are_joined_and_have_no_interval(make_tables):
@@ -87,10 +54,3 @@ def test_a_hook_point_without_a_second_seed_has_no_panel(make_tables):
     runs[(runs["hook_point"] == TWO_LAYERS[1]) | (runs["seed"] == 0)].to_parquet(path)
     figure = seed_pairs.draw(tables, SeedPairsFigure())
     assert [(panel.get_title(), len(panel.lines)) for panel in figure.axes] == [(TWO_LAYERS[1], 3)]
-
-
-def test_empty_tables_give_a_message(make_tables):
-    tables = make_tables()
-    for path in tables.iterdir():
-        pd.read_parquet(path).iloc[:0].to_parquet(path)
-    assert "No two runs differ" in texts(seed_pairs.draw(tables, SeedPairsFigure()))

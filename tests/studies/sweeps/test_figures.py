@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from tests.studies.drawing import edit, legend, texts
 from tests.studies.made_up import sweep_tables
 
-from saeworks.config import figures as blocks
 from saeworks.store.errors import UserError
 from saeworks.studies.sweeps import dictionary_sweep, downstream_ablation, finetune_budget, lr_sweep, mixtures, samples_sweep
+from saeworks.studies.sweeps import settings as blocks
 from saeworks.studies.sweeps import sweep as sweeps
 
 SWEEPS = {
@@ -53,49 +51,6 @@ def draw(name: str, tables, **settings) -> Figure:
     return module.draw(tables, block(**settings))
 
 
-def texts(figure: Figure) -> str:
-    return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
-
-
-def legend(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-def edit(tables, name, change) -> None:
-    path = tables / f"{name}.parquet"
-    change(pd.read_parquet(path)).to_parquet(path)
-
-
-@pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize("settings", [{"seeds": (0,)}, TWO_LAYERS])
-@pytest.mark.parametrize("name", SWEEPS)
-def test_nothing_is_clipped(swept, name, settings, width):
-    figure = draw(name, swept(name, **settings), width=width)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    drawn = [axes.get_tightbbox(canvas.get_renderer()) for axes in figure.axes]
-    drawn += [box.get_window_extent(canvas.get_renderer()) for box in figure.legends]
-    for i, box in enumerate(drawn):
-        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1
-        assert not any(box.padded(-1).overlaps(other) for other in drawn[:i])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SWEEPS)
-def test_a_redraw_gives_equal_bytes_and_every_setting_other_ones(swept, tmp_path, name):
-    tables, module = swept(name, seeds=(0,)), SWEEPS[name][0]
-    colours = {"colors": dict.fromkeys(("local", "e2e", "e2e_ds", "finetune"), "red")}
-    own = [{"y_scale": "linear"}] if name == "downstream_ablation" else []
-    for i, settings in enumerate([{}, {}, {"width": 4.0}, {"height": 3.0}, {"dpi": 50}, colours, *own]):
-        module.main(json.dumps(settings), str(tables), str(tmp_path / str(i) / name))
-    pictures = [(tmp_path / str(i) / f"{name}.png").read_bytes() for i in range(6 + len(own))]
-    assert (
-        pictures[0] == pictures[1]
-        and (tmp_path / "0" / f"{name}.svg").read_bytes() == (tmp_path / "1" / f"{name}.svg").read_bytes()
-    )
-    assert all(picture != pictures[0] for picture in pictures[2:])
-
-
 @pytest.mark.parametrize("name", SWEEPS)
 def test_without_a_sweep_a_message(make_tables, name):
     tables = make_tables(objectives=("local", "e2e", "e2e_ds"))
@@ -109,7 +64,7 @@ def test_without_a_sweep_a_message(make_tables, name):
 def test_tables_of_before_are_one_sentence(swept, name):
     tables = swept(name)
     edit(tables, "runs", lambda t: t.drop(columns=[c for c in t.columns if c.startswith("family_but")]))
-    with pytest.raises(UserError, match="no column `family_but_.*rerun"):
+    with pytest.raises(UserError, match="no column `family_but_.*run snakemake"):
         draw(name, tables)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from saeworks.studies.draw import drawn
 from saeworks.studies.timing import wall_clock
 from saeworks.studies.timing.settings import WallClockFigure
 
@@ -43,7 +42,7 @@ def timing(hooks=HOOKS, **seconds) -> pd.DataFrame:
 def draw(tmp_path):
     def of(table: pd.DataFrame, **settings):
         table.to_parquet(tmp_path / "timing.parquet")
-        return wall_clock.draw(tmp_path, WallClockFigure(**settings))
+        return drawn("wall_clock", tmp_path, WallClockFigure(**settings))
 
     return of
 
@@ -147,14 +146,3 @@ def test_cells_do_not_run_into_each_other_or_off_the_page(draw, width):
     for i, box in enumerate(boxes):
         assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1
         assert not any(box.overlaps(other) for other in boxes[:i])
-
-
-def test_a_redraw_gives_equal_bytes_and_every_setting_other_ones(tmp_path):
-    timing().to_parquet(tmp_path / "timing.parquet")
-    changes = [{"width": 4.0}, {"height": 3.0}, {"dpi": 50}, {"colors": {"local": "red"}}]
-    for i, settings in enumerate([{}, {}, *changes]):
-        wall_clock.main(json.dumps(settings), str(tmp_path), str(tmp_path / str(i) / "wall_clock"))
-    for kind in ("svg", "png"):
-        pictures = [(tmp_path / str(i) / f"wall_clock.{kind}").read_bytes() for i in range(6)]
-        assert pictures[0] == pictures[1]
-    assert all(picture != pictures[0] for picture in pictures[2:])

@@ -2,55 +2,29 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
-from tests.studies.drawing import assert_nothing_clipped, texts
+from tests.studies.drawing import texts
+from tests.studies.made_up import with_umap
 
 from saeworks.studies.umap import umap, umap_pca
 from saeworks.studies.umap.settings import UmapFigure, UmapPcaFigure
 
-FIGURES = {"umap": (umap, UmapFigure), "umap_pca": (umap_pca, UmapPcaFigure)}
+
+@pytest.fixture
+def tables(make_tables):
+    def make(name="tables", n_regions=3, **settings):
+        return with_umap(make_tables(name, **settings), n_regions)
+
+    return make
 
 
-@pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"n_regions": 8},
-        {"hook_points": ("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre"), "n_regions": 0},
-        {"objectives": ("local", "e2e")},
-        {"objectives": ("local", "e2e", "e2e_ds"), "architectures": ("relu", "batch_topk")},
-    ],
-)
-@pytest.mark.parametrize("name", FIGURES)
-def test_draws_without_clipping(tables, name, settings, width):
-    module, config = FIGURES[name]
-    figure = module.draw(tables(**settings), config(width=width))
-    assert figure.get_size_inches()[0] == width
-    assert_nothing_clipped(figure)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_redraw_gives_equal_bytes_and_a_setting_another_picture(tables, tmp_path, name):
-    folder, (module, _) = tables(), FIGURES[name]
-    own = {"umap": [{"significance": 0.5}], "umap_pca": [{"bins": 9}, {"colormap": "PuOr"}]}[name]
-    settings = [{}, {}, {"colors": {"local": "k"}}, {"width": 4}, {"height": 3}, {"dpi": 60}, {"point_size": 9}, *own]
-    pictures = []
-    for i, setting in enumerate(settings):
-        module.main(json.dumps(setting), str(folder), str(tmp_path / str(i) / name))
-        pictures.append((tmp_path / str(i) / f"{name}.png").read_bytes())
-    assert pictures[0] == pictures[1] and len(set(pictures)) == len(settings) - 1
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_without_pairs_there_is_a_message(tables, name):
-    module, config = FIGURES[name]
-    assert "No pair of selected dictionaries" in " ".join(texts(module.draw(tables(objectives=("local",)), config())).split())
+def test_without_pairs_there_is_a_message(tables):
+    folder = tables(objectives=("local",))
+    for figure in (umap.draw(folder, UmapFigure()), umap_pca.draw(folder, UmapPcaFigure())):
+        assert "No pair of selected dictionaries" in texts(figure)
 
 
 def test_every_point_has_its_place_and_the_colour_of_its_objective(tables):

@@ -9,17 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from tests.saes import trained_sae
-from tests.tiny_pipeline import D_MODEL, D_VOCAB, HOOK, run_spec, tiny_decoder
+from tests.tiny_pipeline import D_MODEL, D_VOCAB, HOOK, tiny_decoder
 
-from saeworks.config.activations import ActivationsConfig
 from saeworks.lm.sites import Site
-from saeworks.studies import studies
 from saeworks.studies.principal_directions.measure import principal_directions
-from saeworks.studies.tables import read_table, write_table
 from saeworks.studies.umap import measure as embedding
 from saeworks.studies.umap.measure import density_ratio, embed, nearest_points, pairs_with_local, regions, study, top_tokens
 from saeworks.studies.umap.settings import UmapConfig
-from saeworks.training.run import train
 
 _CONFIG = UmapConfig(region_neighbors=6, density_ratio=3.0, min_features=4, n_shuffles=50)
 
@@ -173,26 +169,3 @@ def test_the_embedding_keeps_what_is_near_together_and_follows_its_seed():
     assert (place == embed(directions, config)).all()
     assert (place != embed(directions, UmapConfig(seed=2))).any()
     assert all((np.sort(row < 40) == (i < 40)).all() for i, row in enumerate(nearest_points(place, 5)))
-
-
-@pytest.mark.slow
-def test_the_stage_gives_the_same_bytes_and_joins(tmp_path, monkeypatch, tiny_model, tiny_corpus):
-    monkeypatch.chdir(tmp_path)
-    saes, folder = (tmp_path / "results" / "e" / name for name in ("saes", "tables"))
-    stream, kinds, features = ActivationsConfig(source="stream"), ("local", "e2e"), []
-    for kind in kinds:
-        train(run_spec(kind), stream, tmp_path, tiny_model, tiny_corpus, saes / HOOK / kind, tmp_path / kind, progress=False)
-        features.append(pd.DataFrame({"run": f"{HOOK}/{kind}", "feature": np.arange(24), "alive": np.arange(24) != 3}))
-    runs = pd.DataFrame(
-        [(f"{HOOK}/{k}", HOOK, k, "relu") for k in kinds], columns=["run", "hook_point", "objective", "architecture"]
-    )
-    write_table(runs, folder / "runs.parquet")
-    write_table(pd.concat(features), folder / "features.parquet")
-    write_table(runs.assign(criterion="similar_ce"), folder / "selection.parquet")
-    seen = []
-    for _ in range(2):
-        embedding.main(json.dumps({"n_shuffles": 5}), HOOK, "e", str(tiny_model), str(tiny_corpus), "cpu", "f")
-        seen.append({p.name: p.read_bytes() for p in (folder / "embedding" / HOOK).iterdir()})
-    assert seen[0] == seen[1] and len(seen[0]) == 3
-    studies.join("embedding", [HOOK], "e")
-    assert len(read_table(folder / "umap.parquet")) == 46
