@@ -9,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from saeworks.config.measures import EvaluationConfig
-from saeworks.measures.evaluation import evaluate_run
-from saeworks.measures.tables import read_table
 
 import saeworks
 from saeworks.activations.cache import ActivationCache, write_cache
@@ -20,13 +17,16 @@ from saeworks.config.activations import ActivationsConfig
 from saeworks.config.model import PathModel
 from saeworks.lm.prepare import prepare
 from saeworks.store.errors import UserError
+from saeworks.studies.fidelity.measure import measure
+from saeworks.studies.fidelity.settings import FidelityConfig
+from saeworks.studies.place import Place
 from saeworks.training.run import train
 from tests import tiny_pipeline
 from tests.tiny import model as tiny_hf
 from tests.tiny_pipeline import CONTEXT, HOOK, run_spec
 
 _CONFIG = ActivationsConfig(batch_rows=7)
-_EVALUATION = EvaluationConfig(n_tokens=8 * CONTEXT, batch_rows=3)
+_EVALUATION = FidelityConfig(n_tokens=8 * CONTEXT, batch_rows=3)
 _RUNS = {
     "local": {"objective": "local"},
     "gated": {"architecture": "gated", "activation_scale": "norm", "pre_bias": True},
@@ -56,8 +56,6 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in _RUNS:
         out = root / "results" / "tiny" / "saes" / HOOK / name
         train(_spec(name), _CONFIG, cache, models[0], corpus, out, root / "scratch" / name, progress=False)
-        tables = root / "results" / "tiny" / "tables" / "runs" / HOOK / name
-        evaluate_run(_EVALUATION, f"{HOOK}/{name}", out, models[0], corpus, tables, "cpu")
     return root
 
 
@@ -80,10 +78,11 @@ def _sentence(run: Path, root: Path) -> str:
 
 @pytest.mark.parametrize("name", _RUNS)
 def test_a_session_reproduces_the_evaluation_of_the_run(experiment, name):
-    session = saeworks.load_session(_run(experiment, name), experiment)
-    tables = experiment / "results" / "tiny" / "tables" / "runs" / HOOK / name
-    for table, file in zip(session.evaluate(), ("fidelity", "features", "tokens"), strict=True):
-        stored = read_table(tables / f"{file}.parquet").drop(columns="run")
+    session = saeworks.load_session(_run(experiment, name), experiment, evaluation=_EVALUATION)
+    data = experiment / "data"
+    place = Place(experiment / "results" / "tiny", f"{HOOK}/{name}", data / "prepared" / "m0", data / "corpora" / "tiny" / "b")
+    measured = measure(place, _EVALUATION)
+    for table, stored in zip(session.evaluate(), (measured[file] for file in ("fidelity", "features", "tokens")), strict=True):
         assert list(table.columns) == list(stored.columns) and len(table) == len(stored)
         for column in table.columns:
             if table[column].dtype == np.float64:
@@ -120,11 +119,10 @@ def test_a_cache_without_the_hook_point_is_not_used(experiment, tmp_path):
     assert isinstance(saeworks.load_session(_run(root), root).activations, ActivationStream)
 
 
-def test_without_an_evaluation_all_held_out_rows_are_used(experiment, tmp_path):
-    root = _copy(experiment, tmp_path)
-    shutil.rmtree(root / "results" / "tiny" / "tables")
-    session = saeworks.load_session(_run(root), root)
-    assert session.evaluation == EvaluationConfig() and session.held_out().shape == (10, CONTEXT)
+def test_the_held_out_rows_are_all_or_as_many_as_asked_for(experiment):
+    session = saeworks.load_session(_run(experiment), experiment)
+    assert session.evaluation == FidelityConfig() and session.held_out().shape == (10, CONTEXT)
+    assert saeworks.load_session(_run(experiment), experiment, evaluation=_EVALUATION).held_out().shape == (8, CONTEXT)
 
 
 def test_a_missing_corpus_is_one_sentence_with_the_commands(experiment, tmp_path):

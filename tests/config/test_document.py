@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from saeworks.config import document
 from saeworks.config.base import Frozen
 from saeworks.config.experiment import Experiment, PretrainExperiment
-from saeworks.config.figures import FiguresConfig
+from saeworks.config.studies import FiguresConfig
 from saeworks.store.errors import UserError
 
 _REPOSITORY = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from saeworks.config.experiment import PretrainExperiment, parse_experiment
+from saeworks.config.experiment import Experiment, PretrainExperiment, parse_experiment
 from saeworks.config.recipes import PRESETS
 from saeworks.config.training import TOPK_FAMILY, Preset, RunSpec, TrainingConfig
 from saeworks.store.errors import UserError
@@ -341,8 +341,8 @@ def _keys(values: dict[str, Any]) -> tuple[str, str, str]:
         ("experiment", "other", (False, False, False)),
         ("training/lr", 0.1, (False, False, False)),
         ("runs/local/hook_points", ["blocks.2.hook_resid_pre"], (False, False, False)),
-        ("evaluation/n_tokens", 1024, (False, False, False)),
-        ("geometry/seed", 1, (False, False, False)),
+        ("studies/fidelity/n_tokens", 1024, (False, False, False)),
+        ("studies/geometry/seed", 1, (False, False, False)),
         ("figures/pareto/dpi", 100, (False, False, False)),
     ],
 )
@@ -502,13 +502,36 @@ def test_a_setting_of_the_block_that_one_group_uses_is_no_error():
 
 
 def test_agreement_is_studied_and_drawn_only_where_files_are_named():
-    plain, asked = (parse_experiment(_SMALL | more) for more in ({}, {"agreement": {"files": {"simple": "a.json"}}}))
-    assert {"pca", "embedding"} <= plain.studies().keys() and asked.studies().keys() - plain.studies().keys() == {"agreement"}
-    drawn = [experiment.figures.wanted(experiment.run_specs(), experiment.studies()) for experiment in (plain, asked)]
-    assert {"pca_ablation", "umap"} <= set(drawn[0])
-    assert set(drawn[1]) - set(drawn[0]) == {"agreement_table", "agreement_features"}
+    files = {"studies": {"agreement": {"files": {"simple": "a.json"}}}}
+    plain, asked = (parse_experiment(_SMALL | more) for more in ({}, files))
+    assert set(asked.study_names()) - set(plain.study_names()) == {"agreement"}
+    assert set(asked.figure_names()) - set(plain.figure_names()) == {"agreement_table", "agreement_features"}
+    assert {"pca_ablation", "umap"} <= set(plain.figure_names())
 
 
 def test_an_unknown_template_of_agreement_is_named():
-    with pytest.raises(UserError, match="agreement.files"):
-        parse_experiment(_SMALL | {"agreement": {"files": {"simpel": "a.json"}}})
+    with pytest.raises(UserError, match="studies.agreement.files"):
+        parse_experiment(_SMALL | {"studies": {"agreement": {"files": {"simpel": "a.json"}}}})
+
+
+def test_studies_that_compare_seeds_are_had_where_seeds_differ():
+    one, two = (parse_experiment(_changed("runs/local/seeds", seeds)) for seeds in ([0], [0, 1]))
+    assert set(two.study_names()) - set(one.study_names()) == {"firing"}
+    assert "firing_agreement" in two.figure_names() and "seed_pairs" not in one.figure_names()
+
+
+def test_drawing_some_figures_leaves_out_the_studies_of_the_others():
+    experiment = parse_experiment(_SMALL | {"draw": ["pareto", "umap"]})
+    assert experiment.study_names() == ["runs", "fidelity", "geometry", "umap", "sweeps"]
+    assert experiment.figure_names() == ["pareto", "umap"]
+
+
+def test_a_study_of_more_tokens_than_are_held_out_is_refused_where_the_experiment_has_it():
+    def parsed(study: str, **more: object) -> Experiment:
+        return parse_experiment(_SMALL | {"studies": {study: {"n_tokens": 10**9}}} | more)
+
+    for study in ("fidelity", "principal_directions", "umap"):
+        with pytest.raises(UserError, match=f"`studies.{study}.n_tokens` is 1,000,000,000, but `corpus.eval_tokens` holds out"):
+            parsed(study)
+    assert parsed("umap", draw=["pareto"]).study_settings("umap").n_tokens == 10**9
+    assert parsed("fidelity", studies={}).study_settings("runs") is None

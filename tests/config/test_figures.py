@@ -27,7 +27,7 @@ def wanted(*groups: dict, training: dict | None = None) -> set[str]:
     runs = {f"group{i}": usual | group for i, group in enumerate(groups)}
     model = {"source": "own", "name": "novels-1m"}
     experiment = parse_experiment({"experiment": "test", "model": model, "training": training or {}, "runs": runs})
-    return OF_RUNS & set(experiment.figures.wanted(experiment.run_specs(), {}))
+    return OF_RUNS & set(experiment.figure_names())
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_figure_is_drawn_where_its_runs_exist(groups, more):
 
 def test_the_sweeps_have_every_figure_of_sweeps():
     experiment = parse_experiment(yaml.safe_load((CONFIGS / "sweeps.yaml").read_text()))
-    assert set(experiment.figures.wanted(experiment.run_specs(), {})) >= OF_RUNS
+    assert set(experiment.figure_names()) >= OF_RUNS
     default = parse_experiment(yaml.safe_load((CONFIGS / "config.yaml").read_text()))
-    assert not OF_SWEEPS & set(default.figures.wanted(default.run_specs(), {}))
+    assert not OF_SWEEPS & set(default.figure_names())
     assert (experiment.model, experiment.corpus, experiment.activations) == (default.model, default.corpus, default.activations)

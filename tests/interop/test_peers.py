@@ -85,9 +85,11 @@ def test_saelens_gets_our_metadata_and_the_firing_rates(tmp_path):
     run = tmp_path / "results" / "e" / "saes" / "blocks.1.hook_resid_pre" / "r"
     run.mkdir(parents=True)
     save_sae(trained_sae("relu", d_in=_D_IN, d_sae=2), run, {"hook_name": "blocks.1.hook_resid_pre", "prepend_bos": True})
-    tables = tmp_path / "results" / "e" / "tables" / "runs" / "blocks.1.hook_resid_pre" / "r"
+    tables = tmp_path / "results" / "e" / "tables"
     tables.mkdir(parents=True)
-    pd.DataFrame({"firing_rate": [0.01, 0.0]}).to_parquet(tables / "features.parquet")
+    runs = ["blocks.1.hook_resid_pre/other", *["blocks.1.hook_resid_pre/r"] * 2]
+    features = pd.DataFrame({"run": runs, "feature": [0, 1, 0], "firing_rate": [0.5, 0.0, 0.01]})
+    features.to_parquet(tables / "features.parquet")
     export_saelens(run, tmp_path / "out")
     script = (
         "import sys, torch; from sae_lens import SAE; from safetensors.torch import load_file\n"

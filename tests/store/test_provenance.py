@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from saeworks import studies
 from saeworks.store import provenance
 from saeworks.store.provenance import code_hash, import_closure, notebook_hash
 
@@ -133,13 +134,12 @@ def test_the_order_of_modules_does_not_count_but_their_names_do(package):
 
 
 def test_a_figure_does_not_depend_on_training_nor_training_on_figures():
-    figures = [f"figures.{p.stem}" for p in (provenance._PACKAGE_ROOT / "figures").glob("*.py") if p.stem != "__init__"]
-    assert len(figures) > 4
+    figures = [f"studies.{study.name}.{name}" for name, (study, _) in studies.figures().items()]
     for figure in figures:
         rooms = {name.split(".")[0] for name in import_closure(figure)}
         assert not rooms & {"training", "activations", "sae", "lm", "losses"}, figure
     closure = import_closure("training.run")
-    assert not any(name.startswith(("figures", "measures", "cli")) for name in closure)
+    assert not any(name.startswith(("studies", "cli")) for name in closure)
     assert {"training.objective", "losses", "sae.relu", "sae.init", "activations.cache", "lm.decoder", "store.seeds"} <= closure
 
 

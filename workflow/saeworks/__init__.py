@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .sae.base import SAE
     from .session import Session
+    from .studies.fidelity.settings import FidelityConfig
 
 __version__ = "0.1.0"
 
@@ -34,20 +35,21 @@ def load_run(path: str | Path, device: str = "cpu", hook_point: str | None = Non
     return load(Path(path), device, hook_point)
 
 
-load_sae = load_run
 
-
-def load_session(run: str | Path, experiment_root: str | Path = ".", device: str = "cpu") -> Session:
+def load_session(
+    run: str | Path, experiment_root: str | Path = ".", device: str = "cpu", evaluation: FidelityConfig | None = None
+) -> Session:
     """The language model, the SAE and the activations that it was trained on: `model, sae, activations = load_session(run)`.
 
     Args:
         run: a run folder, results/<experiment>/saes/<hook point>/<run>.
         experiment_root: the folder with `data/`, where what the run's manifest names is found.
         device: where model and SAE are put, by torch's name.
+        evaluation: the block `studies.fidelity` that `session.evaluate()` uses; None: its defaults, all held-out rows.
 
     Raises:
         saeworks.store.errors.UserError: something that the run was made from is missing or has changed.
     """
     from .session import load_session as load
 
-    return load(run, experiment_root, device)
+    return load(run, experiment_root, device, evaluation)

@@ -104,8 +104,18 @@ def run_notebook(
         partial.write_text(html, encoding="utf-8")
 
 
-def main(name: str, tables: str, figures: str, drawn: str, experiment: str, out_ipynb: str, out_html: str) -> None:
-    """Entry point of the stage: `name` is a notebook of workflow/notebooks, `drawn` the figures, comma-separated."""
+def notebook(name: str, tables: str, figures: str, drawn: str, experiment: str, out_ipynb: str, out_html: str) -> None:
+    """Run a notebook on the tables and figures of an experiment.
+
+    Args:
+        name: notebook of workflow/notebooks
+        tables: folder of tables
+        figures: folder of figures
+        drawn: names of the figures that the experiment has, comma-separated
+        experiment: experiment name
+        out_ipynb: executed notebook
+        out_html: the same as HTML
+    """
     run_notebook(str(notebook_path(name)), tables, figures, experiment, out_ipynb, out_html, drawn.split(","))
 
 

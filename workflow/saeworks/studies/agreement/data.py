@@ -28,8 +28,11 @@ SHA256 = {
 }
 
 
-def main(out: str) -> None:
-    """Download the file that `out` is named after and check that it is the published one.
+def download_items(out: str) -> None:
+    """Download the items of one template of subject-verb agreement, and check that they are the published ones.
+
+    Args:
+        out: file to write, named after the published one
 
     Raises:
         UserError: it cannot be reached, or is another.
