@@ -22,7 +22,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tests.figures.conftest import papers_pattern
 
 from saeworks.config.figures import CrossSeedFigure, FigureStyle, ParetoFigure, ResidualMseFigure, WithinDictionaryFigure
-from saeworks.config.training import Architecture, Objective
+from saeworks.config.training import ArchitectureName, ObjectiveName
 from saeworks.figures import cross_seed, notebook, pareto, residual_mse, verdicts, within_dictionary
 from saeworks.figures.claims.curves import ratio_of_curves
 from saeworks.figures.common import ARCHITECTURES, OBJECTIVES, read_runs, read_selection
@@ -537,5 +537,5 @@ def test_the_notebook_in_the_repository_has_no_outputs():
 
 
 def test_every_objective_and_architecture_has_its_colour_and_name():
-    assert set(FigureStyle().colors) == set(OBJECTIVES) == set(get_args(Objective))
-    assert set(ARCHITECTURES) == set(get_args(Architecture))
+    assert set(FigureStyle().colors) == set(OBJECTIVES) == set(get_args(ObjectiveName))
+    assert set(ARCHITECTURES) == set(get_args(ArchitectureName))

@@ -18,8 +18,8 @@ from saeworks.lm.sites import Site
 from saeworks.measures.evaluation import evaluate_run
 from saeworks.measures.fidelity import UNITS, evaluate, sampled_tokens
 from saeworks.measures.tables import read_table
+from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.init import initialise
-from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError
 from saeworks.training.run import train
 

@@ -20,8 +20,8 @@ from saeworks.lm.sites import Site
 from saeworks.measures import firing as module
 from saeworks.measures.firing import COLUMNS, METRICS, Firing, fire, joint, null_partners, paired, study
 from saeworks.measures.tables import read_table, write_table
+from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.init import initialise
-from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError
 from saeworks.training.run import train
 

@@ -15,9 +15,9 @@ from saeworks.config.training import TrainingConfig
 from saeworks.measures import geometry as module
 from saeworks.measures.geometry import COLUMNS, Dictionary, compare, geometry, mean_interval, nearest_cosine, random_baseline
 from saeworks.measures.tables import read_table, write_table
+from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.formats import save_sae
 from saeworks.sae.init import initialise
-from saeworks.sae.relu import ReluSAE
 
 _D = 6
 _CONFIG = GeometryConfig(n_resamples=100)

@@ -140,7 +140,7 @@ def test_a_figure_does_not_depend_on_training_nor_training_on_figures():
         assert not rooms & {"training", "activations", "sae", "lm", "losses"}, figure
     closure = import_closure("training.run")
     assert not any(name.startswith(("figures", "measures", "cli")) for name in closure)
-    assert {"training.objective", "losses", "sae.relu", "sae.init", "activations.cache", "lm.decoder", "store.seeds"} <= closure
+    assert {"training.objective", "losses", "sae.base", "sae.init", "activations.cache", "lm.decoder", "store.seeds"} <= closure
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from .config.model import HubModel, ModelConfig
 from .lm.bridge import model_location
 from .measures.tables import read_table
 from .sae.formats import read_config, save_sae
-from .sae.interop import load, save_sparsify
-from .sae.topk import TopKSAE
+from .sae.interop import IN_SAELENS, load, save_sparsify
 from .session import evaluation_folder, model_settings
 from .store.errors import UserError
 from .store.files import read_json, write_tensors
@@ -30,10 +29,8 @@ def export_saelens(run: Path, out: Path) -> None:
         UserError: SAELens has no such SAE.
     """
     sae = load(run)
-    if isinstance(sae, TopKSAE) and not sae.relu:
-        raise UserError(
-            f"{run} cannot be exported to SAELens: its TopK sets negative values to 0, and this SAE was trained with `topk_relu: false`."
-        )
+    if sae.saved_as not in IN_SAELENS:
+        raise UserError(f"{run} cannot be exported to SAELens, which has no {sae.saved_as} SAE; it has {', '.join(IN_SAELENS)}.")
     metadata = read_config(run)["metadata"] if (run / "cfg.json").exists() else {}
     features = evaluation_folder(run) / "features.parquet"
     if features.exists():
@@ -99,7 +96,17 @@ def _family(model: ModelConfig) -> str:
 
 
 def main(run: str, to: str, out: str, module: str | None = None) -> None:
-    """Entry point of the stage: `to` is saelens or sparsify."""
+    """Write a trained SAE for another library.
+
+    Args:
+        run: Run folder, or any SAE that saeworks loads.
+        to: saelens or sparsify.
+        out: Folder to write.
+        module: sparsify: Hugging Face module whose output the SAE reads; by default that of the run's hook point.
+
+    Raises:
+        UserError: the library has no such SAE, or `to` is none of them.
+    """
     if to == "saelens":
         export_saelens(Path(run), Path(out))
     elif to == "sparsify":

@@ -21,21 +21,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from PIL import Image
 
+from ..config import architectures, objectives
 from ..config.base import parse
 from ..config.figures import FigureStyle
 from ..store.errors import UserError
 from ..store.files import atomic_path
 
-OBJECTIVES = ("local", "e2e", "e2e_ds", "finetune")
-LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds", "finetune": "fine-tuned"}
-ARCHITECTURES = {
-    "relu": "ReLU",
-    "topk": "TopK",
-    "batch_topk": "BatchTopK",
-    "matryoshka_batch_topk": "Matryoshka",
-    "gated": "Gated",
-    "jumprelu": "JumpReLU",
-}
+OBJECTIVES = tuple(objectives.OBJECTIVES)
+LABELS = {name: facts.label for name, facts in objectives.OBJECTIVES.items()}
+ARCHITECTURES = {name: facts.label for name, facts in architectures.ARCHITECTURES.items()}
 MARKERS = {"local": "o", "e2e": "s", "e2e_ds": "^", "finetune": "D"}
 _FURTHER_MARKERS = ("v", "P", "X", "*", "<", ">")  # of the second kind of an objective on
 _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
