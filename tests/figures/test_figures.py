@@ -286,7 +286,7 @@ def test_a_selected_run_without_alive_features_has_a_message(make_tables):
         ),
         (
             lambda t: edit(t, "runs", lambda r: r.assign(architecture="vae")),
-            r"architecture `vae`; it must be one of relu, topk, ",
+            r"architecture `vae`; it must be one of batch_topk, gated, ",
         ),
     ],
 )
