@@ -7,33 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saeworks.config.architectures import ARCHITECTURES as DECLARED
 from saeworks.sae.base import SAE
-from saeworks.sae.batch_topk import BatchTopKSAE
-from saeworks.sae.build import ARCHITECTURES as _CLASSES
-from saeworks.sae.jumprelu import JumpReluSAE
+from saeworks.sae.build import sae_class
+from saeworks.sae.execution import dense
 
 D_IN, D_SAE, K = 8, 24, 5
-ARCHITECTURES = list(_CLASSES)
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "topk": {"k": K},
-    "batch_topk": {"k": K},
-    "matryoshka_batch_topk": {"k": K, "fractions": [0.25, 0.25, 0.5]},
-}
+ARCHITECTURES = list(DECLARED)
 
 
 @torch.no_grad()
 def trained_sae(architecture: str, seed: int = 0, d_in: int = D_IN, d_sae: int = D_SAE, **options: Any) -> SAE:
     """An SAE in eval mode; decoder rows of norms from 0.2 to 3 unless they are `renormalised`."""
     generator = torch.Generator().manual_seed(seed)
-    sae = _CLASSES[architecture](d_in, d_sae, **_OPTIONS.get(architecture, {}) | options)
-    for parameter in sae.parameters():
+    sparsity = {"k": K} if DECLARED[architecture].by_k else {}
+    sae = sae_class(architecture)(d_in, d_sae, **sparsity | options)
+    for name, parameter in sae.named_parameters():
         parameter.normal_(std=0.5, generator=generator)
+        if name == "threshold":
+            parameter.abs_()
     sae.W_dec.mul_(torch.linspace(0.2, 3, d_sae)[:, None] / sae.W_dec.norm(dim=1, keepdim=True))
-    if isinstance(sae, JumpReluSAE):
-        sae.threshold.abs_()
-    if isinstance(sae, BatchTopKSAE):
-        for batch in inputs(seed + 100, 80, d_in).split(20):
-            sae.train().train_forward(sae.normalise(batch)[0])  # the threshold follows the training batches
+    sae.train()
+    for batch in inputs(seed + 100, 80, d_in).split(20):
+        dense.forward(sae, sae.normalise(batch)[0])  # what follows the training batches, as BatchTopK's threshold does
     sae.after_step()
     return sae.eval()
 

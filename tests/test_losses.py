@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
 
 from saeworks import losses
 from saeworks.losses import downstream_mse, logits_kl, reconstruction_mse
+from tests.each import each
 
 _D, _V = 5, 7
 
@@ -41,7 +43,7 @@ def _literal_kl(hidden: torch.Tensor, original: torch.Tensor, W_U: torch.Tensor,
     return summed / len(tokens)
 
 
-@pytest.mark.parametrize("shape", [(_D,), (1, 1), (3, _D), (2, 3, _D)])
+@each("shape", [(_D,), (1, 1), (3, _D), (2, 3, _D)])
 def test_reconstruction_is_the_mean_over_tokens_and_components(shape):
     output, target = _random(*shape).requires_grad_(), _random(*shape, seed=1)
     value, expected = reconstruction_mse(output, target), _literal_mse(output, target)
@@ -54,7 +56,7 @@ def test_reconstruction_of_a_known_case():
     assert reconstruction_mse(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 4.0]])).item() == 13 / 4
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, _D), (3, 1), (3, _D)])
+@each("shape", [(1, 1), (1, _D), (3, 1), (3, _D)])
 def test_the_normalised_errors_equal_their_formulas(shape):
     output, target = _random(*shape).requires_grad_(), _random(*shape, seed=1)
     goals, places = target.tolist(), [(t, i) for t in range(shape[0]) for i in range(shape[1])]
@@ -86,9 +88,8 @@ _PENALTIES = {
 }
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (4, 1), (4, 9)])
-@pytest.mark.parametrize("form", ["dense", "entries"])
 @pytest.mark.parametrize("name", _PENALTIES)
+@each("shape, form", product([(1, 1), (1, 9), (4, 1), (4, 9)], ["dense", "entries"]))
 def test_a_penalty_is_the_mean_over_tokens_of_a_sum_over_features(name, form, shape):
     penalty, term = _PENALTIES[name]
     mask = _random(*shape, seed=3) > -0.3
@@ -101,7 +102,7 @@ def test_a_penalty_is_the_mean_over_tokens_of_a_sum_over_features(name, form, sh
     _assert_equal_with_gradients(value, expected, codes, norms)
 
 
-@pytest.mark.parametrize("name", _PENALTIES)
+@each("name", _PENALTIES)
 def test_a_penalty_of_no_activation_is_zero_with_zero_gradient(name):
     for codes in (torch.zeros(4, 9).double(), torch.zeros(0).double()):
         codes.requires_grad_()
@@ -112,7 +113,15 @@ def test_a_penalty_of_no_activation_is_zero_with_zero_gradient(name):
         assert not codes.grad.any() and codes.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 1.0, 2.0])
+def test_l0_is_the_number_of_open_gates_of_a_token():
+    gates = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], requires_grad=True)
+    value = losses.l0(gates, 2)
+    assert value.item() == 1.5
+    value.backward()
+    assert torch.equal(gates.grad, torch.full((2, 3), 0.5))
+
+
+@each("p", [0.1, 0.5, 1.0, 2.0])
 def test_lp_at_zeros_has_a_finite_gradient_that_is_the_formula_elsewhere(p):
     codes = torch.tensor([[0.0, 2.0, 0.0], [-0.5, 0.0, -0.0]], dtype=torch.float64, requires_grad=True)
     losses.lp(codes, 2, p).backward()
@@ -139,9 +148,7 @@ def test_the_tanh_penalty_is_between_l0_and_l1():
 # dead features
 
 
-@pytest.mark.parametrize("n", [2, 4])
-@pytest.mark.parametrize("d", [1, _D])
-@pytest.mark.parametrize("normalised", [True, False])
+@each("n, d, normalised", product([2, 4], [1, _D], [True, False]))
 def test_auxk_is_the_error_at_the_residual_by_its_variance(n, d, normalised):
     residual, reconstruction = _random(n, d).requires_grad_(), _random(n, d, seed=1).requires_grad_()
     value = losses.auxk_loss(residual, reconstruction, normalised)
@@ -179,8 +186,7 @@ def _literal_ghost(residual: torch.Tensor, ghost: torch.Tensor, error: torch.Ten
     return total / n / d
 
 
-@pytest.mark.parametrize("n", [1, 2, 6])
-@pytest.mark.parametrize("d", [1, _D])
+@each("n, d", product([1, 2, 6], [1, _D]))
 def test_ghost_gradients_equal_the_literal_formula_and_reach_the_ghost_only(n, d):
     tensors = [_random(n, d), 3 * _random(n, d, seed=1), _random(n, d, seed=2).square()]
     residual, ghost, error = (t.requires_grad_() for t in tensors)
@@ -196,8 +202,7 @@ def test_the_ghost_loss_has_the_value_of_the_error():
     assert value.item() == pytest.approx(error.mean().item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("residual", [_random(4, _D), torch.zeros(4, _D).double()], ids=["error", "no error"])
-@pytest.mark.parametrize("ghost", [_random(4, _D), torch.zeros(4, _D).double()], ids=["ghost", "no ghost"])
+@each("residual, ghost", product([_random(4, _D), torch.zeros(4, _D).double()], repeat=2))
 def test_ghost_gradients_are_finite_at_zeros(residual, ghost):
     ghost = ghost.clone().requires_grad_()
     value = losses.ghost_gradients(residual, ghost, residual.square())
@@ -220,9 +225,7 @@ def test_downstream_reconstruction_is_the_mean_over_the_listed_layers():
     torch.testing.assert_close(downstream_mse({3: new[3]}, original), _literal_mse(new[3], original[3]), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 4, 6, 100])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, _D), (6, _D), (2, 3, _D)])
+@each("chunk, bias, shape", product([1, 2, 4, 6, 100], [True, False], [(1, _D), (6, _D), (2, 3, _D)]))
 def test_kl_and_its_gradient_equal_the_literal_formula_for_every_chunk(shape, bias, chunk):
     hidden, original = _random(*shape).requires_grad_(), _random(*shape, seed=1)
     W_U, b_U = _random(_V, _D, seed=2), _random(_V, seed=3) if bias else None

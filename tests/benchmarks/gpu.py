@@ -4,7 +4,7 @@
 measures nothing. `--device cpu --small` runs the same code on the CPU, which tells nothing about speed.
 
 correctness: loss and gradients of every architecture against the CPU in float64, in float64, float32, TF32 and bf16; of ReLU and
-             its relatives with dense products and with packed entries (`sae.compact`). Float64 shows that all compute the same;
+             its relatives with dense products and with packed entries (`sae.execution.packed`). Float64 shows that all compute the same;
              below it, entries at the threshold of selection may fall on the other side.
 sync:        a step that is not logged makes the host wait for nothing (`torch.cuda.set_sync_debug_mode("error")`).
 throughput:  tokens per second of `Member.step`, and the share of the encoder's product alone, measured beside it; `packed` says
@@ -43,11 +43,14 @@ from saeworks.lm.decoder import Architecture, Decoder
 from saeworks.lm.sites import Site
 from saeworks.sae.base import SAE
 from saeworks.sae.build import build_sae
-from saeworks.sae.compact import usable
+from saeworks.sae.execution.choice import ByDensity
+from saeworks.sae.execution.packed import Packed
+from saeworks.sae.execution.trial import usable
 from saeworks.sae.init import initialise
 from saeworks.store.files import write_json
+from saeworks.training.clean import CleanPass
 from saeworks.training.member import Member
-from saeworks.training.objective import CleanPass, coefficients, loss_terms, total
+from saeworks.training.objective import Objective
 
 sys.path.insert(0, str(HERE))
 import random_gpt  # noqa: E402
@@ -197,8 +200,12 @@ def loss_and_gradients(
     if model is not None:
         clean = CleanPass(model, Site.parse(spec.hook_point, model.arch), x, x, downstream)
     flat = x.flatten(0, -2)
-    terms, _ = loss_terms(sae, flat, spec, clean, downstream, dead, capacity=len(flat) * sae.d_sae if packed else None)
-    loss = total(terms, coefficients(spec))
+    execution = ByDensity()
+    if packed:
+        execution = Packed(dense_above=1.0)
+        execution.entries = len(flat) * sae.d_sae  # room for all
+    objective = Objective(spec, downstream)
+    loss = objective.total(objective.terms(sae, execution, flat, clean, dead)[0])
     loss.backward()
     sae.before_step()
     return loss.item(), {name: p.grad.double().cpu() for name, p in sae.named_parameters() if p.grad is not None}
@@ -291,7 +298,7 @@ class Steps:
         self.spec, self.x, self.model, self.downstream = spec, x, model, downstream
         self.flat = x.flatten(0, -2).float()
         sae = make_sae(spec, self.flat, share)
-        self.member = Member(spec, sae, downstream, _NEVER, 1.0, None, lambda step: self.flat)
+        self.member = Member(spec, sae, Objective(spec, downstream), _NEVER, lambda step: self.flat)
         self.site = model and Site.parse(spec.hook_point, model.arch)
         self.done = 0
 
@@ -307,7 +314,8 @@ class Steps:
     @property
     def packed(self) -> bool:
         """Whether the next step packs its entries."""
-        return self.member.capacity(len(self.flat)) is not None
+        execution = self.member.execution
+        return isinstance(execution, Packed) and execution.capacity(len(self.flat), self.member.sae.d_sae) is not None
 
 
 @contextlib.contextmanager
@@ -488,7 +496,7 @@ def density(device: torch.device, sizes: Sizes) -> list[dict]:
 
             def measure(row: dict = row, settings: dict = settings, share: float = share, packs: bool = packs) -> list[dict]:
                 step = Steps(run_spec("relu", d_sae, batch, **settings), x, None, [], share)
-                step.member.compacts, step.member.dense_above = packs, 1.0
+                step.member.execution = Packed(dense_above=1.0) if packs else ByDensity()
                 return [figure(row, step, batch, None, device, sizes.seconds)]
 
             rows += guarded(row, measure, device)

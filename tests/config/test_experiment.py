@@ -122,8 +122,8 @@ _FAULTS = [
     ),
     (
         "runs/local/training", {"architecture": "top_k"},
-        "configuration key `runs.local.training.architecture` is 'top_k'; it must be one of relu, topk, batch_topk, "
-        "matryoshka_batch_topk, gated, jumprelu (did you mean 'topk'?).",
+        "configuration key `runs.local.training.architecture` is 'top_k'; it must be one of batch_topk, gated, jumprelu, "
+        "matryoshka_batch_topk, relu, topk (did you mean 'topk'?).",
     ),
     (
         "runs/local/training", {"penalty": "l1", "tanh_scale": 2},
@@ -158,7 +158,8 @@ _FAULTS = [
     ),
     (
         "runs/local/training", {"penalty": "l0"},
-        "`penalty` of group `local` is `l0`, which has a gradient for architecture `jumprelu` only; choose another.",
+        "`penalty` of group `local` is `l0`, which architecture `relu` does not have; choose among `l1`, `lp`, `l1_decoder_norm`, "
+        "`tanh`.",
     ),
     (
         "runs/m",
@@ -166,7 +167,7 @@ _FAULTS = [
             "objective": "local", "hook_points": [_HOOK], "k": [3],
             "training": {"architecture": "matryoshka_batch_topk", "matryoshka_fractions": [0.5, 0.25]},
         },
-        "`matryoshka_fractions` of group `m` add up to 0.75; make it 1.",
+        "configuration block `runs.m.training.matryoshka_fractions`: the shares add up to 0.75; make it 1.",
     ),
     (
         "runs/local/training", {"dead_features": "auxk"},

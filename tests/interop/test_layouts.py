@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.each import each
 from tests.saes import D_IN, D_SAE, K, inputs, trained_sae
 from tests.tiny_pipeline import HOOK
 from torch import Tensor
@@ -219,14 +220,14 @@ def test_a_whole_pickled_module_is_refused(tmp_path):
     assert "was refused" in _sentence(tmp_path / "sae.pt")
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:400], lambda b: b[:-300], lambda b: b"hello world" * 9])
+@each("damage", [lambda b: b"", lambda b: b[:400], lambda b: b[:-300], lambda b: b"hello world" * 9])
 def test_a_damaged_file_is_one_sentence(tmp_path, damage):
     torch.save(_e2e("blocks-2-hook_resid_pre"), tmp_path / "a.pt")
     (tmp_path / "a.pt").write_bytes(damage((tmp_path / "a.pt").read_bytes()))
     assert "a.pt cannot be read (" in _sentence(tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize("content", [{"a": 1}, torch.ones(3), {"state": {"x": torch.ones(2)}}])
+@each("content", [{"a": 1}, torch.ones(3), {"state": {"x": torch.ones(2)}}])
 def test_a_file_without_a_state_dict_is_one_sentence(tmp_path, content):
     torch.save(content, tmp_path / "a.pt")
     assert "holds no state dict" in _sentence(tmp_path / "a.pt")
@@ -240,7 +241,7 @@ def test_a_checkpoint_around_a_state_dict_is_opened(tmp_path):
 # sparsify
 
 
-@pytest.mark.parametrize("pre_bias", [False, True])
+@each("pre_bias", [False, True])
 def test_what_is_written_for_sparsify_is_read_back_and_follows_its_formula(tmp_path, pre_bias):
     sae, x = trained_sae("topk", decoder="normalised", pre_bias=pre_bias), inputs()
     save_sparsify(sae, tmp_path / "h.4", {"hook_name": HOOK})
@@ -294,9 +295,9 @@ def test_half_a_sparsify_folder_is_one_sentence(tmp_path, name):
 @pytest.mark.parametrize(
     ("architecture", "options", "words"),
     [
-        ("relu", {}, "TopK SAEs only, and this is a standard SAE"),
-        ("batch_topk", {}, "this is a jumprelu SAE"),
-        ("topk", {"relu": False}, "keeps them"),
+        ("relu", {}, "TopK SAEs only, and this is a relu SAE"),
+        ("batch_topk", {}, "this is a batch_topk SAE"),
+        ("topk", {"topk_relu": False}, "keeps them"),
         ("topk", {"layer_norm": True}, "does not standardise"),
     ],
 )
@@ -343,8 +344,8 @@ def _run_folder(root: Path, architecture: str = "topk", hook_point: str = HOOK, 
     return run
 
 
-@pytest.mark.parametrize(
-    ("hook_point", "family", "module"),
+@each(
+    "hook_point, family, module",
     [
         ("blocks.6.hook_resid_pre", "gpt2", "h.5"),
         ("blocks.5.hook_resid_post", "gpt2", "h.5"),
@@ -356,7 +357,7 @@ def _run_folder(root: Path, architecture: str = "topk", hook_point: str = HOOK, 
     ],
 )
 def test_a_hook_point_is_the_output_of_a_hugging_face_module(tmp_path, capsys, hook_point, family, module):
-    run = _run_folder(tmp_path, hook_point=hook_point, family=family)
+    run = _run_folder(tmp_path / f"{family}-{hook_point}", hook_point=hook_point, family=family)
     main(str(run), "sparsify", str(tmp_path / "out"))
     assert load(tmp_path / "out" / module).k == K
     assert "subtract its mean" in capsys.readouterr().out
@@ -364,7 +365,7 @@ def test_a_hook_point_is_the_output_of_a_hugging_face_module(tmp_path, capsys, h
     assert config["hook_name"] == hook_point and config["model_processing"]["center_writing_weights"]
 
 
-@pytest.mark.parametrize("hook_point", ["blocks.0.hook_resid_pre", "blocks.3.attn.hook_z", "blocks.3.hook_resid_mid"])
+@each("hook_point", ["blocks.0.hook_resid_pre", "blocks.3.attn.hook_z", "blocks.3.hook_resid_mid"])
 def test_a_value_that_no_module_outputs_is_refused(hook_point):
     with pytest.raises(UserError, match="no Hugging Face module outputs"):
         module_path(hook_point, "gpt2")
@@ -395,5 +396,5 @@ def test_export_converts_what_others_trained(tmp_path):
 
 
 def test_an_export_that_would_compute_something_else_is_refused(tmp_path):
-    with pytest.raises(UserError, match="`topk_relu: false`"):
-        export_saelens(_run_folder(tmp_path / "a", relu=False), tmp_path / "out")
+    with pytest.raises(UserError, match="SAELens, which has no topk_signed SAE"):
+        export_saelens(_run_folder(tmp_path / "a", topk_relu=False), tmp_path / "out")

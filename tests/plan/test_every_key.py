@@ -109,7 +109,9 @@ def _figures_of(parsed: Experiment, tables: set[str]) -> set[str]:
 def _after_study(parsed: Experiment, study: str) -> set[str]:
     """Stages and jobs that follow a study, itself included: its tables, the studies that read them, figures, claims, notebooks."""
     later, known = {study}, parsed.study_names()
-    while more := {n for n in known if n not in later and {t for s in later for t in studies()[s].tables} & set(studies()[n].reads)}:
+    while more := {
+        n for n in known if n not in later and {t for s in later for t in studies()[s].tables} & set(studies()[n].reads)
+    }:
         later |= more
     found = {f"{stage}/{name}" for name in later for stage in ("measure", "gather") if studies()[name].tables}
     return found | _figures_of(parsed, {t for s in later for t in studies()[s].tables}) | {"claims", "notebook/braun2024"}
@@ -150,9 +152,13 @@ def _part(job: str) -> str:
 
 
 def test_every_key_is_changed_or_has_a_reason():
-    left = {key for key, _, _ in _keys(parse_experiment(experiment()))} | {f"training.{name}" for name in TrainingConfig.model_fields}
+    left = {key for key, _, _ in _keys(parse_experiment(experiment()))} | {
+        f"training.{name}" for name in TrainingConfig.model_fields
+    }
     left -= set(_mutations()) | {"model.source"}  # another source has other keys
-    assert left == {key for key, value in _VALUES.items() if value is None and key in left} | {f"training.{k}" for k in _NO_EFFECT}
+    assert left == {key for key, value in _VALUES.items() if value is None and key in left} | {
+        f"training.{k}" for k in _NO_EFFECT
+    }
 
 
 def test_nothing_is_stale_in_what_was_just_made(stale):

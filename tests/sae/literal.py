@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from saeworks.sae.architectures.batch_topk import BatchTopKSAE
+from saeworks.sae.architectures.gated import GatedSAE
+from saeworks.sae.architectures.jumprelu import JumpReluSAE
+from saeworks.sae.architectures.matryoshka_batch_topk import MatryoshkaBatchTopKSAE
+from saeworks.sae.architectures.relu import ReluSAE
+from saeworks.sae.architectures.topk import TopKSAE
 from saeworks.sae.base import SAE
-from saeworks.sae.batch_topk import BatchTopKSAE, MatryoshkaBatchTopKSAE
-from saeworks.sae.gated import GatedSAE
-from saeworks.sae.jumprelu import JumpReluSAE
-from saeworks.sae.relu import ReluSAE
-from saeworks.sae.topk import TopKSAE
 
 FRACTIONS = [0.1, 0.3, 0.6]
 
@@ -24,12 +25,12 @@ FRACTIONS = [0.1, 0.3, 0.6]
 VARIANTS: dict[str, Callable[..., SAE]] = {
     "relu": lambda d_in, d_sae, k, **o: ReluSAE(d_in, d_sae, **o),
     "topk": lambda d_in, d_sae, k, **o: TopKSAE(d_in, d_sae, k, **o),
-    "topk_signed": lambda d_in, d_sae, k, **o: TopKSAE(d_in, d_sae, k, relu=False, **o),
+    "topk_signed": lambda d_in, d_sae, k, **o: TopKSAE(d_in, d_sae, k, topk_relu=False, **o),
     "multi_topk": lambda d_in, d_sae, k, **o: TopKSAE(d_in, d_sae, k, multi_topk=True, **o),
     "batch_topk": lambda d_in, d_sae, k, **o: BatchTopKSAE(d_in, d_sae, k, **o),
-    "matryoshka": lambda d_in, d_sae, k, **o: MatryoshkaBatchTopKSAE(d_in, d_sae, k, FRACTIONS, **o),
+    "matryoshka": lambda d_in, d_sae, k, **o: MatryoshkaBatchTopKSAE(d_in, d_sae, k, matryoshka_fractions=FRACTIONS, **o),
     "gated": lambda d_in, d_sae, k, **o: GatedSAE(d_in, d_sae, **o),
-    "jumprelu": lambda d_in, d_sae, k, **o: JumpReluSAE(d_in, d_sae, bandwidth=0.7, **o),
+    "jumprelu": lambda d_in, d_sae, k, **o: JumpReluSAE(d_in, d_sae, jumprelu_bandwidth=0.7, **o),
 }
 
 
@@ -101,7 +102,7 @@ def mse(output: Tensor, x: Tensor) -> Tensor:
 
 
 def step(sae: SAE, variant: str, x: Tensor, k: int = 3, dead: Tensor | None = None, k_aux: int = 0) -> Step:
-    """What `train_forward` computes, differentiable by autograd."""
+    """What a training forward pass computes, differentiable by autograd."""
     D = normalised_rows(sae.W_dec) if sae.decoder == "normalised" else sae.W_dec
     pre = (x - sae.b_dec if sae.pre_bias else x) @ sae.W_enc + sae.b_enc
     gates, terms, penalised = None, {}, None
@@ -124,10 +125,10 @@ def step(sae: SAE, variant: str, x: Tensor, k: int = 3, dead: Tensor | None = No
     else:
         # straight-through: the value of the first summand, and for the threshold the gradient of the second
         open_, theta = (pre > sae.threshold).double(), sae.threshold
-        kernel = (((pre - theta) / sae.bandwidth).abs() < 0.5).double().detach()
+        kernel = (((pre - theta) / sae.options.jumprelu_bandwidth).abs() < 0.5).double().detach()
         moved = theta - theta.detach()
-        codes = pre * open_ - theta.detach() / sae.bandwidth * kernel * moved
-        gates = open_ - 1 / sae.bandwidth * kernel * moved
+        codes = pre * open_ - theta.detach() / sae.options.jumprelu_bandwidth * kernel * moved
+        gates = open_ - 1 / sae.options.jumprelu_bandwidth * kernel * moved
     outputs = [codes @ D + sae.b_dec]
     if variant == "matryoshka":
         stops = [round(sum(FRACTIONS[: i + 1]) * sae.d_sae) for i in range(len(FRACTIONS))]

@@ -1,17 +1,23 @@
-"""Each architecture, on its sparse and on its dense path, equals the literal formula, and so does every gradient."""
+"""Each architecture, with active entries only and with dense products, equals the literal formula, and so does every gradient."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
+
 import pytest
 import torch
+from tests.each import each
 from tests.sae import literal
 from tests.sae.literal import VARIANTS, random
 from torch import Tensor
 
+from saeworks.sae.architectures.batch_topk import BatchTopKSAE
+from saeworks.sae.architectures.gated import GatedSAE
+from saeworks.sae.architectures.jumprelu import JumpReluSAE
 from saeworks.sae.base import SAE, Forward
-from saeworks.sae.batch_topk import BatchTopKSAE
-from saeworks.sae.gated import GatedSAE
-from saeworks.sae.jumprelu import JumpReluSAE
+from saeworks.sae.execution import active, dense
+from saeworks.sae.execution.choice import ByDensity
 
 ONES = {"d_in": 1, "d_sae": 1, "n": 1, "k": 1}
 SIZES = [
@@ -39,9 +45,9 @@ def _weighed(step: literal.Step, x: Tensor) -> Tensor:
 
 def _as_literal(sae: SAE, step: Forward) -> literal.Step:
     aux = None if step.aux is None else step.aux.replaced(step.aux.values.relu()).decode(sae.dictionary())
-    gates = sae.open_gates(step).dense() if isinstance(sae, JumpReluSAE) else None
+    gates = sae.penalised(step, "l0").dense() if isinstance(sae, JumpReluSAE) else None
     terms = sae.auxiliary_terms(step, literal.mse)
-    return literal.Step(step.pre.dense(), step.codes.dense(), step.outputs, sae.penalised(step).dense(), aux, gates, terms)
+    return literal.Step(step.pre.dense(), step.codes.dense(), step.outputs, sae.penalised(step, "l1").dense(), aux, gates, terms)
 
 
 def _gradients(sae: SAE, value: Tensor) -> dict[str, Tensor]:
@@ -57,11 +63,10 @@ def assert_literal(
     k: int,
     dead: Tensor | None = None,
     k_aux: int = 0,
-    sparse: bool = True,
-    capacity: int | None = None,
+    forward: Callable[..., Forward] = active.forward,
 ) -> tuple[literal.Step, dict[str, Tensor]]:
     """A training step and its gradients equal the literal ones, which are returned with the gradients."""
-    ours = _as_literal(sae, sae.train_forward(x, dead, k_aux, sparse, capacity))
+    ours = _as_literal(sae, forward(sae, x, dead, k_aux))
     expected = literal.step(sae, variant, x, k, dead, k_aux)
     assert len(ours.outputs) == len(expected.outputs)
     assert ours.terms.keys() == expected.terms.keys()
@@ -81,75 +86,73 @@ def assert_literal(
     return expected, gradients
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
-@pytest.mark.parametrize("pre_bias", [True, False])
-@pytest.mark.parametrize("decoder", ["normalised", "renormalised", "free"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, decoder, pre_bias, sparse):
+@each("way", [active, dense])
+@each("decoder, pre_bias", product(["normalised", "renormalised", "free"], [True, False]))
+def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, decoder, pre_bias, way):
     sae = literal.make(variant, decoder=decoder, pre_bias=pre_bias)
-    expected, gradients = assert_literal(sae, variant, random(6, 5, seed=9), k=3, sparse=sparse)
+    expected, gradients = assert_literal(sae, variant, random(6, 5, seed=9), k=3, forward=way.forward)
     assert (expected.codes == 0).any() and (expected.codes != 0).any()
     assert all(gradient.any() for gradient in gradients.values())  # none is right for being zero
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: "-".join(map(str, size.values())))
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_edge_sizes(variant, size, sparse):
+@each("way", [active, dense])
+@each("size", SIZES)
+def test_the_edge_sizes(variant, size, way):
     n, k = size["n"], size["k"]
     sae = literal.make(variant, size["d_in"], size["d_sae"], k, decoder="normalised", pre_bias=True)
-    assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, sparse=sparse)
+    assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, forward=way.forward)
     with torch.no_grad():  # a token on which everything fires, too
         for name in {"b_enc", "b_mag"} & dict(sae.named_parameters()).keys():
             sae.get_parameter(name).fill_(8.0)
-    expected, _ = assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, sparse=sparse)
+    expected, _ = assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, forward=way.forward)
     assert expected.codes.any()
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "topk_signed"])
-def test_a_silent_dictionary_returns_its_bias_and_has_no_encoder_gradient(variant, sparse):
+@each("way", [active, dense])
+def test_a_silent_dictionary_returns_its_bias_and_has_no_encoder_gradient(variant, way):
     sae = literal.make(variant)
     with torch.no_grad():
         sae.b_enc.fill_(-1e6)
     x = random(4, 5, seed=9)
-    step = sae.train_forward(x, sparse=sparse)
+    step = way.forward(sae, x)
     assert not step.codes.dense().any() and not step.codes.fired().any() and step.codes.l0() == 0
     assert all(torch.equal(output, sae.b_dec.expand(4, 5)) for output in step.outputs)
-    expected, gradients = assert_literal(sae, variant, x, k=3, sparse=sparse)
+    expected, gradients = assert_literal(sae, variant, x, k=3, forward=way.forward)
     assert not any(gradient.any() for name, gradient in gradients.items() if name != "b_dec")
     assert gradients["b_dec"].all()
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
-@pytest.mark.parametrize("dead", [[0], [2, 5, 6], list(range(11))], ids=["one", "some", "all"])
-@pytest.mark.parametrize("k_aux", [1, 2, 4, 11, 50])
 @pytest.mark.parametrize("variant", ["relu", "topk", "batch_topk", "gated", "jumprelu", "multi_topk"])
-def test_auxk_takes_the_largest_dead_pre_activations(variant, k_aux, dead, sparse):
+@each("way", [active, dense])
+@each("dead, k_aux", product([[0], [2, 5, 6], list(range(11))], [1, 2, 4, 11, 50]))
+def test_auxk_takes_the_largest_dead_pre_activations(variant, k_aux, dead, way):
     sae, x = literal.make(variant, decoder="normalised", pre_bias=True), random(4, 5, seed=9)
     mask = torch.zeros(11, dtype=torch.bool)
     mask[dead] = True
-    expected, _ = assert_literal(sae, variant, x, 3, mask, k_aux, sparse)
+    expected, _ = assert_literal(sae, variant, x, 3, mask, k_aux, way.forward)
     assert expected.aux.any()
-    aux = sae.train_forward(x, mask, k_aux, sparse).aux.dense()
+    aux = way.forward(sae, x, mask, k_aux).aux.dense()
     assert not aux[:, ~mask].any()
     assert torch.equal(aux.count_nonzero(dim=1), torch.full((4,), min(k_aux, len(dead))))
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
-def test_auxk_of_no_dead_feature_is_empty(sparse):
+@each("way", [active, dense])
+def test_auxk_of_no_dead_feature_is_empty(way):
     sae, x = literal.make("topk"), random(4, 5, seed=9)
-    step = sae.train_forward(x, torch.zeros(11, dtype=torch.bool), 3, sparse)
+    step = way.forward(sae, x, torch.zeros(11, dtype=torch.bool), 3)
     output = step.aux.decode(sae.dictionary())
     assert output.shape == (4, 5) and not output.any()
     (output.sum() + step.output.sum()).backward()
     assert all(p.grad.isfinite().all() for p in sae.parameters())
-    assert_literal(sae, "topk", x, 3, torch.zeros(11, dtype=torch.bool), 3, sparse)
+    assert_literal(sae, "topk", x, 3, torch.zeros(11, dtype=torch.bool), 3, way.forward)
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
 @pytest.mark.parametrize("variant", ["topk", "topk_signed", "multi_topk", "batch_topk", "matryoshka"])
-def test_of_equal_pre_activations_the_first_are_taken(variant, sparse):
+@each("way", [active, dense])
+def test_of_equal_pre_activations_the_first_are_taken(variant, way):
     sae, generator = literal.make(variant, k=2), torch.Generator().manual_seed(0)
     with torch.no_grad():  # whole numbers: every order of summation gives the same, and many entries are equal
         for parameter in (sae.W_enc, sae.b_enc):
@@ -157,20 +160,20 @@ def test_of_equal_pre_activations_the_first_are_taken(variant, sparse):
     x = torch.randint(-1, 2, (8, 5), generator=generator).double()
     pre = x @ sae.W_enc + sae.b_enc
     assert max(int((row == row.sort(descending=True).values[1]).sum()) for row in pre) > 2
-    assert_literal(sae, variant, x, 2, sparse=sparse)
+    assert_literal(sae, variant, x, 2, forward=way.forward)
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_chunks_that_do_not_divide_the_batch_change_nothing(variant, sparse, monkeypatch):
-    monkeypatch.setattr("saeworks.sae.base.CHUNK_ROWS", 3)
+@each("way", [active, dense])
+def test_chunks_that_do_not_divide_the_batch_change_nothing(variant, way, monkeypatch):
+    monkeypatch.setattr(active, "CHUNK_ROWS", 3)
     sae, dead = literal.make(variant, pre_bias=True), torch.arange(11) % 3 == 0
-    assert sae.chunk_rows == (2**62 if isinstance(sae, BatchTopKSAE) else 3)
-    assert_literal(sae, variant, random(7, 5, seed=9), 3, dead, 2, sparse)
+    assert sae.selects_by_token is not isinstance(sae, BatchTopKSAE)
+    assert_literal(sae, variant, random(7, 5, seed=9), 3, dead, 2, way.forward)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("layer_norm", [True, False])
+@each("layer_norm", [True, False])
 def test_inference_is_the_training_pass_in_the_space_of_the_input(variant, layer_norm):
     sae, x = literal.make(variant, decoder="normalised", pre_bias=True, layer_norm=layer_norm), 3 * random(6, 5, seed=9) + 2
     inputs, mean, std = x, 0.0, 1.0
@@ -206,9 +209,9 @@ def test_any_number_of_leading_axes_is_one_batch(variant):
 def test_the_codes_of_both_paths_report_the_same_firing(variant):
     sae, x = literal.make(variant, d_sae=40), random(3, 5, seed=9)
     expected = literal.step(sae, variant, x).codes
-    for sparse in (True, False):
-        codes = sae.train_forward(x, sparse=sparse).codes
-        assert (codes.active is not None) == sparse
+    for way in (active, dense):
+        codes = way.forward(sae, x).codes
+        assert (codes.active is not None) == (way is active)
         assert codes.n_tokens == 3
         assert torch.equal(codes.fired(), torch.tensor([bool(column.any()) for column in expected.T]))
         assert codes.l0().item() == pytest.approx(sum(float(value != 0) for value in expected.flatten()) / 3, rel=1e-6)
@@ -217,10 +220,10 @@ def test_the_codes_of_both_paths_report_the_same_firing(variant):
 
 def test_the_path_is_chosen_by_the_share_of_active_entries():
     sae, x = literal.make("relu", d_sae=100), random(8, 5, seed=9)
-    assert sae.train_forward(x).codes.active is None  # about half of the entries
+    assert ByDensity().forward(sae, x).codes.active is None  # about half of the entries
     with torch.no_grad():
         sae.b_enc.fill_(-1e6)
-    assert sae.train_forward(x).codes.active is not None
+    assert ByDensity().forward(sae, x).codes.active is not None
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -232,23 +235,25 @@ def test_both_paths_agree_to_float_rounding_at_a_realistic_size(variant):
         sae.b_enc.mul_(0.2).sub_(2.0)  # about one feature in fifty fires
         if isinstance(sae, JumpReluSAE):
             sae.threshold.mul_(0.1)
-            sae.bandwidth = 0.01
+            sae.options = sae.options.model_copy(update={"jumprelu_bandwidth": 0.01})
         if isinstance(sae, GatedSAE):
             sae.r_mag.mul_(0.1)
     sae.float()
     x, dead = random(n, d_in, seed=9).float(), torch.arange(d_sae) % 7 == 0
     results = []
-    for sparse in (True, False):
+    for way in (active, dense):
         sae.zero_grad()
-        step = sae.train_forward(x, dead, 32, sparse)
-        parts = [(output - x).square().mean() for output in step.outputs] + [sae.penalised(step).values.abs().sum() / n / d_in]
+        step = way.forward(sae, x, dead, 32)
+        parts = [(output - x).square().mean() for output in step.outputs] + [
+            sae.penalised(step, "l1").values.abs().sum() / n / d_in
+        ]
         parts += [*sae.auxiliary_terms(step, torch.nn.functional.mse_loss).values()]
         parts.append(step.aux.replaced(step.aux.values.relu()).decode(sae.dictionary()).square().mean())
         if isinstance(sae, JumpReluSAE):
-            parts.append(sae.open_gates(step).values.sum() / n / d_in)
+            parts.append(sae.penalised(step, "l0").values.sum() / n / d_in)
         torch.stack(parts).sum().backward()
         results.append([step.codes.dense(), *step.outputs, *(p.grad.clone() for p in sae.parameters())])
     assert 1 < results[0][0].count_nonzero() / n < 0.08 * d_sae
-    for sparse, dense in zip(*results, strict=True):
-        assert dense.any()
-        assert (sparse - dense).norm() <= 2e-6 * dense.norm()
+    for sparse, full in zip(*results, strict=True):
+        assert full.any()
+        assert (sparse - full).norm() <= 2e-6 * full.norm()

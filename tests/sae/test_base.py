@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.each import each
 from tests.sae.literal import make, normalised_rows, random
+from tests.saes import ARCHITECTURES
 
 from saeworks.config.training import TrainingConfig
-from saeworks.sae.batch_topk import BatchTopKSAE, MatryoshkaBatchTopKSAE
-from saeworks.sae.build import ARCHITECTURES, build_sae
-from saeworks.sae.jumprelu import JumpReluSAE
-from saeworks.sae.topk import TopKSAE
+from saeworks.sae.architectures.batch_topk import BatchTopKSAE
+from saeworks.sae.architectures.jumprelu import JumpReluSAE
+from saeworks.sae.architectures.matryoshka_batch_topk import MatryoshkaBatchTopKSAE
+from saeworks.sae.architectures.topk import TopKSAE
+from saeworks.sae.build import build_sae, sae_class
+from saeworks.sae.execution import dense
 
 
 def test_renormalised_removes_the_part_of_the_gradient_along_each_row():
@@ -26,7 +30,7 @@ def test_renormalised_removes_the_part_of_the_gradient_along_each_row():
         assert projection.norm() > 0.01
 
 
-@pytest.mark.parametrize("decoder", ["normalised", "free"])
+@each("decoder", ["normalised", "free"])
 def test_other_constraints_leave_the_gradient_and_the_rows_alone(decoder):
     sae = make("relu", decoder=decoder)
     sae.W_dec.grad = random(11, 5, seed=4)
@@ -45,7 +49,7 @@ def test_after_a_step_renormalised_rows_have_unit_norm():
     sae = make("relu", decoder="renormalised")
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.1)
     before = sae.W_dec.detach().clone()
-    sae.train_forward(random(8, 5)).output.square().mean().backward()
+    dense.forward(sae, random(8, 5)).output.square().mean().backward()
     sae.before_step()
     optimizer.step()
     expected = normalised_rows(sae.W_dec.detach())
@@ -76,17 +80,17 @@ def test_settings_build_each_architecture(architecture):
         jumprelu_bandwidth=0.25,
     )
     sae = build_sae(7, settings, k=5)
-    assert type(sae) is ARCHITECTURES[architecture]
+    assert type(sae) is sae_class(architecture) and sae.architecture == architecture
     assert (sae.d_in, sae.d_sae, sae.decoder, sae.pre_bias, sae.layer_norm) == (7, 64, "free", True, True)
     assert not any(p.any() for p in sae.parameters())
     if isinstance(sae, TopKSAE):
-        assert (sae.k, sae.relu, sae.multi_topk) == (5, False, True)
+        assert (sae.k, sae.options.topk_relu, sae.options.multi_topk) == (5, False, True)
     if isinstance(sae, BatchTopKSAE):
         assert sae.k == 5
     if isinstance(sae, MatryoshkaBatchTopKSAE):
         assert sae.prefixes == [2, 6, 14, 30, 64]
     if isinstance(sae, JumpReluSAE):
-        assert sae.bandwidth == 0.25
+        assert sae.options.jumprelu_bandwidth == 0.25
     with torch.no_grad():
         output, codes = sae(torch.randn(3, 7))
     assert (output.shape, codes.shape) == ((3, 7), (3, 64))

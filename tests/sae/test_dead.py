@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
+from tests.each import each
 from tests.sae import literal
 from tests.sae.literal import make, random
 from torch import Tensor
 
 from saeworks.sae.base import SAE
 from saeworks.sae.dead import ghost_activations, resample
+from saeworks.sae.execution import active, dense
 
 DEAD = torch.tensor([f in (0, 4, 7) for f in range(11)])
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
-@pytest.mark.parametrize("exp_relu", [True, False])
-@pytest.mark.parametrize("pre_bias", [True, False])
-@pytest.mark.parametrize("decoder", ["normalised", "renormalised", "free"])
-def test_ghost_activations_and_their_gradients_equal_the_literal_formula(decoder, pre_bias, exp_relu, sparse):
+@each("way", [active, dense])
+@each("exp_relu, pre_bias", product([True, False], [True, False]))
+@each("decoder", ["normalised", "renormalised", "free"])
+def test_ghost_activations_and_their_gradients_equal_the_literal_formula(decoder, pre_bias, exp_relu, way):
     sae, x, upstream = make("relu", decoder=decoder, pre_bias=pre_bias), random(6, 5, seed=9), random(6, 5, seed=3)
-    ghost = ghost_activations(sae, sae.train_forward(x, sparse=sparse), DEAD, exp_relu)
+    ghost = ghost_activations(sae, way.forward(sae, x), DEAD, exp_relu)
     D = literal.normalised_rows(sae.W_dec) if decoder == "normalised" else sae.W_dec
     pre = (x - sae.b_dec if pre_bias else x) @ sae.W_enc + sae.b_enc
     expected = sum(torch.exp(pre[:, f].clamp(min=0) if exp_relu else pre[:, f])[:, None] * D[f] for f in (0, 4, 7))
@@ -35,22 +38,21 @@ def test_ghost_activations_and_their_gradients_equal_the_literal_formula(decoder
         assert not gradient[~DEAD].any()
 
 
-@pytest.mark.parametrize("exp_relu", [True, False])
+@each("exp_relu", [True, False])
 def test_with_exp_relu_the_encoder_of_dead_features_gets_no_gradient_at_all(exp_relu):
     sae = make("relu")
     with torch.no_grad():
         sae.b_enc[DEAD] = -30.0  # dead: never positive, but exp is not zero
-    ghost_activations(sae, sae.train_forward(random(6, 5, seed=9)), DEAD, exp_relu).sum().backward()
+    ghost_activations(sae, dense.forward(sae, random(6, 5, seed=9)), DEAD, exp_relu).sum().backward()
     for gradient in (sae.W_enc.grad[:, DEAD], sae.b_enc.grad[DEAD]):
         assert not gradient.any() if exp_relu else gradient.all()
     assert sae.W_dec.grad[DEAD].all() and not sae.W_dec.grad[~DEAD].any()
 
 
-@pytest.mark.parametrize("exp_relu", [True, False])
-@pytest.mark.parametrize("dead", [torch.zeros(11), torch.ones(11)], ids=["none", "all"])
+@each("exp_relu, dead", product([True, False], [torch.zeros(11), torch.ones(11)]))
 def test_ghost_activations_of_no_and_of_all_features(dead, exp_relu):
     sae, x = make("relu"), random(6, 5, seed=9)
-    ghost = ghost_activations(sae, sae.train_forward(x), dead.bool(), exp_relu)
+    ghost = ghost_activations(sae, dense.forward(sae, x), dead.bool(), exp_relu)
     pre = x @ sae.W_enc + sae.b_enc
     expected = torch.exp(pre.clamp(min=0) if exp_relu else pre) @ sae.W_dec * dead.any()
     torch.testing.assert_close(ghost, expected, rtol=1e-10, atol=1e-12)
@@ -75,7 +77,7 @@ def _per_feature(name: str, tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("variant", ["relu", "topk", "batch_topk", "gated", "jumprelu"])
-@pytest.mark.parametrize("pre_bias", [True, False])
+@each("pre_bias", [True, False])
 def test_dead_features_are_reset_and_living_ones_are_untouched(variant, pre_bias):
     sae, optimizer = _trained(variant, pre_bias=pre_bias)
     before = {name: p.detach().clone() for name, p in sae.named_parameters()}
@@ -109,7 +111,7 @@ def test_dead_features_are_reset_and_living_ones_are_untouched(variant, pre_bias
         torch.testing.assert_close(sae.W_enc[:, feature].detach(), 0.2 * encoder_norm * direction, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("pre_bias", [True, False])
+@each("pre_bias", [True, False])
 def test_a_single_badly_reconstructed_input_is_given_to_all_dead_features(pre_bias):
     sae, optimizer = _trained(pre_bias=pre_bias)
     x = random(50, 5, seed=9)
@@ -125,7 +127,7 @@ def test_a_single_badly_reconstructed_input_is_given_to_all_dead_features(pre_bi
         x[:, 0] = -x[:, 0].abs() + shift[0]
         x[17, 0] = 3.0 + shift[0]  # 2·3 − 4 = 2 instead of 3
     dead = torch.arange(11) == 10
-    error = (sae.train_forward(x).output - x).square().sum(dim=1)
+    error = (dense.forward(sae, x).output - x).square().sum(dim=1)
     assert error[17] > 0.9 and error.sum() - error[17] < 1e-20
     for seed in range(5):
         resample(sae, optimizer, dead, x, torch.Generator().manual_seed(seed))
@@ -191,7 +193,7 @@ def test_the_same_generator_resamples_the_same():
 
 def test_the_threshold_of_batchtopk_is_not_moved_by_a_look():
     sae, optimizer = _trained("batch_topk")
-    sae.train_forward(random(20, 5))
+    dense.forward(sae, random(20, 5))
     threshold = sae.threshold.clone()
     resample(sae, optimizer, DEAD, random(20, 5, seed=9), torch.Generator().manual_seed(0))
     assert sae.threshold == threshold > 0

@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.each import each
 from tests.saes import ARCHITECTURES, D_IN, D_SAE, K, inputs, trained_sae
 
 import saeworks
-from saeworks.sae.base import SAE
-from saeworks.sae.batch_topk import BatchTopKSAE
-from saeworks.sae.formats import fold_decoder_norms, load_into, load_sae, save_sae
-from saeworks.sae.jumprelu import JumpReluSAE
-from saeworks.sae.relu import ReluSAE
-from saeworks.sae.topk import TopKSAE
+from saeworks.sae.architectures.batch_topk import BatchTopKSAE
+from saeworks.sae.architectures.jumprelu import JumpReluSAE
+from saeworks.sae.architectures.relu import ReluSAE
+from saeworks.sae.architectures.topk import TopKSAE
+from saeworks.sae.base import SAE, fold_decoder_norms
+from saeworks.sae.formats import load_into, load_sae, save_sae
 from saeworks.store.errors import UserError
 
 _METADATA = {"hook_name": "blocks.1.hook_resid_pre", "saeworks": {"seed": 3}}
@@ -79,8 +80,7 @@ def test_whatever_was_trained_comes_back_and_computes_the_same(architecture, tmp
         assert not any(p.requires_grad for p in loaded.parameters()) and not loaded.training
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("decoder", ["normalised", "free"])
+@each("architecture, decoder", itertools.product(ARCHITECTURES, ["normalised", "free"]))
 def test_standardised_inputs_stay_standardised(architecture, decoder, tmp_path):
     trained = trained_sae(architecture, decoder=decoder, pre_bias=True, layer_norm=True)
     save_sae(trained, tmp_path, {})
@@ -90,7 +90,7 @@ def test_standardised_inputs_stay_standardised(architecture, decoder, tmp_path):
     _assert_same(loaded, trained, 5 * inputs() + 3)
 
 
-@pytest.mark.parametrize("architecture", ["batch_topk", "matryoshka_batch_topk"])
+@each("architecture", ["batch_topk", "matryoshka_batch_topk"])
 def test_batch_topk_is_saved_as_the_jumprelu_sae_that_it_is_at_inference(architecture, tmp_path):
     trained = trained_sae(architecture)
     threshold = trained.threshold.item()
@@ -105,7 +105,7 @@ def test_batch_topk_is_saved_as_the_jumprelu_sae_that_it_is_at_inference(archite
 
 
 def test_a_topk_without_relu_keeps_its_negative_codes_and_has_a_name_that_saelens_does_not_know(tmp_path):
-    trained = trained_sae("topk", relu=False, k=D_SAE // 2)
+    trained = trained_sae("topk", topk_relu=False, k=D_SAE // 2)
     assert (trained.encode(inputs()) < 0).any()
     save_sae(trained, tmp_path, {})
     assert json.loads((tmp_path / "cfg.json").read_text())["architecture"] == "topk_signed"
@@ -234,7 +234,7 @@ def test_a_negative_threshold_means_a_plain_relu(tmp_path):
     assert (load_sae(tmp_path).encode(inputs()) >= 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@each("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_number_types_become_float32(folder, sae, dtype):
     _edit_weights(folder, **{name: w.to(dtype) for name, w in load_file(folder / "sae_weights.safetensors").items()})
     loaded = load_sae(folder)
@@ -271,7 +271,7 @@ def test_a_missing_file_is_one_sentence_with_the_mend(folder, name):
     assert name in message and "missing" in message and "dvc pull" in message
 
 
-@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+@each("keep", [0, 4, 100, -1])
 def test_truncated_weights_are_one_sentence(folder, keep):
     path = folder / "sae_weights.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
@@ -305,7 +305,7 @@ def test_another_computation_is_refused_instead_of_computed_wrongly(folder, chan
     assert repr(next(iter(changes.values()))) in message
 
 
-@pytest.mark.parametrize("key", ["d_in", "d_sae", "k"])
+@each("key", ["d_in", "d_sae", "k"])
 def test_a_config_without_its_sizes_is_one_sentence(tmp_path, key):
     save_sae(trained_sae("topk"), tmp_path, {})
     config = json.loads((tmp_path / "cfg.json").read_text())
@@ -314,8 +314,8 @@ def test_a_config_without_its_sizes_is_one_sentence(tmp_path, key):
     assert f"`{key}`" in _sentence(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec"])
-@pytest.mark.parametrize("damage", ["missing", "transposed", "longer"])
+@each("name", ["W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec"])
+@each("damage", ["missing", "transposed", "longer"])
 def test_weights_that_do_not_fit_the_config_are_named(tmp_path, name, damage):
     save_sae(trained_sae("gated"), tmp_path, {})
     path = tmp_path / "sae_weights.safetensors"
@@ -347,7 +347,7 @@ def test_a_run_continues_the_sae_that_was_saved(architecture, tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (lambda: trained_sae("topk"), "standard SAE of 24 features on 8 inputs, but the run continues a topk SAE"),
+        (lambda: trained_sae("topk"), "relu SAE of 24 features on 8 inputs, but the run continues a topk SAE"),
         (lambda: ReluSAE(D_IN, D_SAE + 1), "SAE of 25 on 8"),
         (lambda: ReluSAE(D_IN, D_SAE, pre_bias=True), "without `pre_bias`"),
         (lambda: ReluSAE(D_IN, D_SAE, layer_norm=True), "without `layer_norm`"),
@@ -359,6 +359,6 @@ def test_a_run_does_not_continue_an_sae_that_it_does_not_fit(folder, other, word
 
 
 def test_signed_topk_is_an_sae_with_k(tmp_path):
-    save_sae(trained_sae("topk", relu=False), tmp_path, {})
+    save_sae(trained_sae("topk", topk_relu=False), tmp_path, {})
     loaded = load_sae(tmp_path)
-    assert isinstance(loaded, TopKSAE) and loaded.k == K and not loaded.relu
+    assert isinstance(loaded, TopKSAE) and loaded.k == K and not loaded.options.topk_relu

@@ -7,11 +7,13 @@ from itertools import product
 import pytest
 import torch
 from scipy.optimize import minimize
+from tests.each import each
 from tests.sae.literal import normalised_rows, random
+from tests.saes import ARCHITECTURES
 from torch import Tensor
 
 from saeworks.config.training import TrainingConfig
-from saeworks.sae.build import ARCHITECTURES, build_sae
+from saeworks.sae.build import build_sae
 from saeworks.sae.init import geometric_median, initialise
 
 
@@ -29,9 +31,7 @@ def _assert_uniform(values: Tensor, bound: float) -> None:
     assert (shares - 0.25).abs().max() < 5 * (0.25 * 0.75 / values.numel()) ** 0.5
 
 
-@pytest.mark.parametrize(
-    ("option", "bound"), [("linear", 16**-0.5), ("kaiming", (6 / 16) ** 0.5), ("kaiming_d_sae", (6 / 2048) ** 0.5)]
-)
+@each("option, bound", [("linear", 16**-0.5), ("kaiming", (6 / 16) ** 0.5), ("kaiming_d_sae", (6 / 2048) ** 0.5)])
 def test_the_encoder_is_uniform(option, bound):
     _assert_uniform(_sae(encoder_init=option).W_enc, bound)
 
@@ -66,9 +66,9 @@ def test_the_gaussian_decoder_has_independent_normal_entries():
     assert abs((W_dec.abs() < 1).float().mean() - 0.6827) < 0.015
 
 
-@pytest.mark.parametrize("decoder_init", ["orthogonal", "kaiming", "gaussian"])
-@pytest.mark.parametrize(
-    ("settings", "norm"),
+@each("decoder_init", ["orthogonal", "kaiming", "gaussian"])
+@each(
+    "settings, norm",
     [
         ({"decoder": "free", "decoder_init_norm": 0.1}, 0.1),
         ({"decoder": "normalised", "decoder_init_norm": 3.0}, 3.0),
@@ -86,7 +86,7 @@ def test_the_norm_of_the_rows_is_as_set(settings, norm, decoder_init):
         torch.testing.assert_close(norms, torch.full((2048,), norm), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("decoder", ["normalised", "renormalised", "free"])
+@each("decoder", ["normalised", "renormalised", "free"])
 def test_the_transposed_encoder_is_the_dictionary(decoder):
     sae = _sae(encoder_init="transpose", decoder=decoder, decoder_init="kaiming")
     expected = normalised_rows(sae.W_dec[:50]) if decoder == "normalised" else sae.W_dec[:50]
@@ -95,7 +95,7 @@ def test_the_transposed_encoder_is_the_dictionary(decoder):
     assert sae.W_enc.data_ptr() != sae.W_dec.data_ptr()
 
 
-@pytest.mark.parametrize("option", ["mean", "geometric_median"])
+@each("option", ["mean", "geometric_median"])
 def test_the_decoder_bias_may_start_at_the_centre_of_a_sample(option):
     sample = (random(101, 16).exp() + 3).float()
     expected = torch.tensor([sum(column) / 101 for column in sample.T.tolist()])
@@ -110,7 +110,7 @@ def test_the_threshold_of_jumprelu_starts_as_set():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("options", list(product(("linear", "kaiming", "transpose"), ("orthogonal", "kaiming", "gaussian"))))
+@each("options", list(product(("linear", "kaiming", "transpose"), ("orthogonal", "kaiming", "gaussian"))))
 def test_the_same_generator_gives_the_same_bytes_and_the_global_one_is_left_alone(architecture, options):
     def weights(seed: int, global_seed: int) -> Tensor:
         torch.manual_seed(global_seed)
@@ -144,7 +144,7 @@ def _brute_force(points: Tensor) -> Tensor:
     return torch.from_numpy(min(results, key=lambda result: result.fun).x)
 
 
-@pytest.mark.parametrize(
+@each(
     "points",
     [
         random(12, 2),
@@ -156,16 +156,6 @@ def _brute_force(points: Tensor) -> Tensor:
         torch.tensor([[-1.0, 0], [-1, 0], [-1, 0], [0, 0], [0, 0], [0, 0], [3, 0]], dtype=torch.float64),
         torch.tensor([[0.1, 0], [0.1, 0], [0.1, 0], [1.1, 0], [4.1, 0]], dtype=torch.float64),
     ],
-    ids=[
-        "plane",
-        "skewed",
-        "repeated",
-        "at a point",
-        "mean at a wrong point",
-        "mean at the right point",
-        "pulled, but not away",
-        "mean at a wrong point but for rounding",
-    ],
 )
 def test_the_geometric_median_minimises_the_sum_of_distances(points):
     median, expected = geometric_median(points), _brute_force(points)
@@ -173,7 +163,7 @@ def test_the_geometric_median_minimises_the_sum_of_distances(points):
     assert _sum_of_distances(points, median) < (1 + 1e-9) * _sum_of_distances(points, expected)
 
 
-@pytest.mark.parametrize("n", [1, 2, 7])
+@each("n", [1, 2, 7])
 def test_the_geometric_median_of_equal_points_is_that_point(n):
     point = torch.tensor([0.1, -3.0, 7.7])
     torch.testing.assert_close(geometric_median(point.repeat(n, 1)), point, rtol=1e-6, atol=0)

@@ -6,26 +6,23 @@ from typing import Any
 
 import pytest
 import torch
+from tests.each import each
 from tests.tiny_pipeline import D_VOCAB, N_LAYERS, run_spec, tiny_decoder
 from torch import Tensor
 
+from saeworks.config.objectives import OBJECTIVES
 from saeworks.config.training import RunSpec
 from saeworks.lm.decoder import Decoder
 from saeworks.lm.sites import Site
+from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.base import SAE
 from saeworks.sae.build import build_sae
+from saeworks.sae.execution import active, dense
+from saeworks.sae.execution.choice import ByDensity
 from saeworks.sae.init import initialise
-from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError
-from saeworks.training.objective import (
-    CleanPass,
-    Coefficients,
-    auxk_k,
-    coefficients,
-    downstream_hook_points,
-    loss_terms,
-    total,
-)
+from saeworks.training.clean import CleanPass, downstream_hook_points
+from saeworks.training.objective import Objective, auxk_k
 
 _ROWS, _CONTEXT = 3, 6
 _VARIANCE = torch.tensor(0.83, dtype=torch.float64)
@@ -207,12 +204,21 @@ def _sae(spec: RunSpec, d_in: int = 16) -> SAE:
     return sae
 
 
-def _ours(sae: SAE, model: Decoder, spec: RunSpec, names: list[str], scale: float = 1.0, dead: bool = False) -> dict[str, Tensor]:
+def _ours(
+    sae: SAE,
+    model: Decoder,
+    spec: RunSpec,
+    names: list[str],
+    scale: float = 1.0,
+    dead: bool = False,
+    execution: Any = dense,
+) -> dict[str, Tensor]:
     site = Site.parse(spec.hook_point, model.arch)
     values = model.hook_values(_tokens(), [site.name, site.stream])
     x = values[site.name]
     clean = CleanPass(model, site, x, values[site.stream], names) if spec.objective != "local" else None
-    return loss_terms(sae, x.flatten(0, 1), spec, clean, names, _DEAD if dead else None, scale, _VARIANCE)[0]
+    goal = Objective(spec, names, scale, _VARIANCE)
+    return goal.terms(sae, execution, x.flatten(0, 1), clean, _DEAD if dead else None)[0]
 
 
 def _gradients(value: Tensor, sae: SAE) -> dict[str, Tensor]:
@@ -321,23 +327,32 @@ _CASES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
-@pytest.mark.parametrize("case", _CASES)
-def test_terms_total_and_gradients_equal_the_literal_formula(model, monkeypatch, case, sparse):
-    objective, changes, weights = _CASES[case]
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_terms_total_and_gradients_equal_the_literal_formula(model, objective):
+    cases = {name: case[1:] for name, case in _CASES.items() if case[0] == objective}
+    assert cases
+    for name, (changes, weights) in cases.items():
+        for execution in (active, dense):
+            try:
+                _assert_literal(model, objective, changes, weights, execution)
+            except BaseException as error:
+                error.add_note(f"for {name} with {execution.__name__}")
+                raise
+
+
+def _assert_literal(model: Decoder, objective: str, changes: dict[str, Any], weights: dict[str, float], execution: Any) -> None:
     changes = dict(changes)
     factor, scale, dead = changes.pop("factor", 1.0), changes.pop("scale", 1.0), changes.pop("dead", False)
     spec = run_spec(
         objective, **({} if "architecture" in changes and "sparsity" not in weights else {"sparsity_coeff": 0.7}) | changes
     )
-    monkeypatch.setattr(SAE, "_sparse_is_faster", lambda *_: sparse)
     sae = _sae(spec)
     names = downstream_hook_points(spec, Site.parse(spec.hook_point, model.arch), model.arch)
-    ours, literal = _ours(sae, model, spec, names, scale, dead), _literal(sae, model, spec, names, scale, dead)
+    ours, literal = _ours(sae, model, spec, names, scale, dead, execution), _literal(sae, model, spec, names, scale, dead)
     assert ours.keys() == literal.keys()
     for name, value in ours.items():
         torch.testing.assert_close(value, literal[name], rtol=1e-8, atol=0, msg=lambda text, name=name: f"{name}: {text}")
-    loss = total(ours, coefficients(spec), factor, objective == "finetune")
+    loss = Objective(spec).total(ours, factor)
     weights = dict(weights)
     if "balance" in weights:
         weights["logits_kl"] = weights.pop("balance") * (literal["out_to_in"] / literal["logits_kl"]).item()
@@ -351,7 +366,7 @@ def test_terms_total_and_gradients_equal_the_literal_formula(model, monkeypatch,
         )
 
 
-@pytest.mark.parametrize("hook", ["hook_resid_pre", "hook_mlp_out", "hook_attn_out", "attn.hook_z"])
+@each("hook", ["hook_resid_pre", "hook_mlp_out", "hook_attn_out", "attn.hook_z"])
 def test_a_model_with_parallel_blocks_has_the_literal_end_to_end_terms(hook):
     parallel = tiny_decoder(dtype=torch.float64, parallel=True)
     spec = run_spec("e2e_ds", hook_point=f"blocks.1.{hook}")
@@ -364,12 +379,12 @@ def test_a_model_with_parallel_blocks_has_the_literal_end_to_end_terms(hook):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-11)
 
 
-@pytest.mark.parametrize("norm", _NORMS)
+@each("norm", _NORMS)
 def test_the_l0_penalty_counts_open_gates_and_teaches_the_thresholds_alone(model, norm):
     spec = run_spec(architecture="jumprelu", mse_norm=norm, jumprelu_bandwidth=0.5)
     sae = _sae(spec)
     x = model.hook_values(_tokens(), [spec.hook_point])[spec.hook_point].flatten(0, 1)
-    terms, _ = loss_terms(sae, x, spec, variance=_VARIANCE)
+    terms, _ = Objective(spec, variance=_VARIANCE).terms(sae, dense, x)
     z = x @ sae.W_enc + sae.b_enc
     divisor = 16 if norm == "d_in" else 1
     torch.testing.assert_close(terms["sparsity"], (z > sae.threshold).double().sum() / len(x) / divisor)
@@ -383,7 +398,7 @@ def test_the_balance_of_a_finetuned_run_is_a_constant(model):
     spec = run_spec("finetune", sparsity_coeff=0.7)
     sae = _sae(spec)
     terms = _ours(sae, model, spec, [])
-    loss = total(terms, coefficients(spec), balance=True)
+    loss = Objective(spec).total(terms)
     torch.testing.assert_close(loss, terms["out_to_in"] + 0.7 * terms["sparsity"])
     ratio = (terms["out_to_in"] / terms["logits_kl"]).item()
     by_hand = 0.5 * (terms["out_to_in"] + ratio * terms["logits_kl"]) + 0.7 * terms["sparsity"]
@@ -396,7 +411,7 @@ def test_the_balance_of_a_finetuned_run_is_a_constant(model):
 def test_a_divergence_of_zero_does_not_spoil_the_balance():
     kl = torch.zeros((), requires_grad=True)
     terms = {"out_to_in": torch.tensor(2.0), "logits_kl": kl}
-    assert total(terms, Coefficients(1, 1, 0, 0, 0), balance=True).item() == 2
+    assert Objective(run_spec("finetune", kl_coeff=1.0, reconstruction_coeff=1.0)).total(terms).item() == 2
 
 
 def test_reconstruction_is_only_tracked_in_the_end_to_end_objectives(model):
@@ -406,13 +421,13 @@ def test_reconstruction_is_only_tracked_in_the_end_to_end_objectives(model):
     assert all(value.requires_grad for name, value in terms.items() if name != "out_to_in")
 
 
-@pytest.mark.parametrize("hook", ["hook_resid_pre", "hook_mlp_out", "attn.hook_z"])
+@each("hook", ["hook_resid_pre", "hook_mlp_out", "attn.hook_z"])
 def test_only_the_sae_gets_a_gradient(hook):
     frozen = tiny_decoder(dtype=torch.float64)
     before = {name: weight.clone() for name, weight in frozen.weights.items()}
     spec = run_spec("e2e_ds", hook_point=f"blocks.1.{hook}")
     sae = _sae(spec)
-    total(_ours(sae, frozen, spec, _LATER), coefficients(spec)).backward()
+    Objective(spec).total(_ours(sae, frozen, spec, _LATER)).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in sae.parameters())
     for name, weight in frozen.weights.items():
         assert not weight.requires_grad and weight.grad is None
@@ -434,12 +449,12 @@ def test_the_clean_pass_keeps_no_graph_and_runs_once(monkeypatch):
     assert modes == [False]
     for objective in ("e2e", "e2e_ds"):  # two runs share it
         spec = run_spec(objective)
-        loss_terms(_sae(spec), x.flatten(0, 1), spec, clean, _LATER[:1] if objective == "e2e_ds" else [])
+        Objective(spec, _LATER[:1] if objective == "e2e_ds" else []).terms(_sae(spec), dense, x.flatten(0, 1), clean)
     assert modes == [False, True, True]
     assert not clean.hidden.requires_grad and not clean.values[_LATER[0]].requires_grad
 
 
-@pytest.mark.parametrize("changes", [{}, {"scale": 0.37}, {"activation_scale": "layer_norm"}, {"hook": "hook_mlp_out"}], ids=str)
+@each("changes", [{}, {"scale": 0.37}, {"activation_scale": "layer_norm"}, {"hook": "hook_mlp_out"}])
 def test_a_perfect_reconstruction_has_no_end_to_end_loss(model, changes):
     changes = dict(changes)
     scale, hook = changes.pop("scale", 1.0), changes.pop("hook", "hook_resid_pre")
@@ -455,46 +470,29 @@ def test_a_perfect_reconstruction_has_no_end_to_end_loss(model, changes):
     assert {name: value.item() for name, value in terms.items()} == pytest.approx(dict.fromkeys(terms, 0.0), abs=tolerance)
 
 
-@pytest.mark.parametrize(
-    ("objective", "changes", "expected"),
-    [
-        ("local", {}, (1.0, 0.0, 0.0)),
-        ("local", {"reconstruction_coeff": 0.3}, (1.0, 0.0, 0.0)),
-        ("e2e", {}, (0.0, 1.0, 0.0)),
-        ("e2e_ds", {}, (0.0, 0.5, 2.5)),
-        ("finetune", {}, (0.5, 0.5, 0.0)),
-        ("e2e", {"kl_coeff": 0.3, "reconstruction_coeff": 0.2}, (0.2, 0.3, 0.0)),
-        ("e2e_ds", {"kl_coeff": 0.0, "downstream_coeff": 0.05}, (0.0, 0.0, 0.05)),
-        ("finetune", {"kl_coeff": 0.1, "reconstruction_coeff": 0.0, "downstream_coeff": 0.05}, (0.0, 0.1, 0.05)),
-    ],
-)
-def test_coefficients_are_the_paper_s_unless_set(objective, changes, expected):
-    assert coefficients(run_spec(objective, sparsity_coeff=4.0, auxk_coeff=0.5, **changes)) == Coefficients(*expected, 4.0, 0.5)
-
-
 def test_the_total_is_the_weighted_sum_of_the_terms_there_are():
     terms = {"out_to_in": 2.0, "sparsity": 3.0, "logits_kl": 5.0, "auxk": 11.0, "gate": 13.0}
-    weights = Coefficients(out_to_in=1, logits_kl=0.5, in_to_orig=7, sparsity=10, auxk=0.1)
-    value = total({name: torch.tensor(term) for name, term in terms.items()}, weights, sparsity_factor=0.5)
+    goal = Objective(run_spec("e2e", kl_coeff=0.5, reconstruction_coeff=1.0, sparsity_coeff=10.0, auxk_coeff=0.1))
+    value = goal.total({name: torch.tensor(term) for name, term in terms.items()}, sparsity_factor=0.5)
     assert value.item() == pytest.approx(2 + 2.5 + 15 + 1.1 + 13)
 
 
-@pytest.mark.parametrize("factor", [0.0, 1.0])
+@each("factor", [0.0, 1.0])
 def test_a_term_without_weight_cannot_spoil_the_total(factor):
     bad = torch.tensor(float("nan"))
     terms = {"out_to_in": bad, "logits_kl": torch.tensor(3.0), "sparsity": torch.tensor(4.0) if factor else bad}
-    weights = Coefficients(out_to_in=0, logits_kl=2, in_to_orig=1, sparsity=1, auxk=1)
-    assert total(terms, weights, factor).item() == 6 + 4 * factor
+    goal = Objective(run_spec("e2e", kl_coeff=2.0, sparsity_coeff=1.0))
+    assert goal.total(terms, factor).item() == 6 + 4 * factor
 
 
-@pytest.mark.parametrize(("d_in", "k"), [(768, 512), (16, 8), (1, 1), (64, 32), (100, 64)])
+@each("d_in, k", [(768, 512), (16, 8), (1, 1), (64, 32), (100, 64)])
 def test_auxk_takes_the_power_of_two_nearest_to_half_the_inputs_unless_set(d_in, k):
     assert auxk_k(run_spec().training, d_in) == k
     assert auxk_k(run_spec(auxk_k=3).training, d_in) == 3
 
 
-@pytest.mark.parametrize(
-    ("objective", "changes", "layer", "expected"),
+@each(
+    "objective, changes, layer, expected",
     [
         ("e2e_ds", {}, 1, [2, 3]),
         ("e2e_ds", {}, 2, [3]),
@@ -517,8 +515,8 @@ def test_downstream_are_the_residuals_after_the_sae_and_before_the_end(model, ob
     assert downstream_hook_points(run_spec(objective, **changes), site, model.arch) == names
 
 
-@pytest.mark.parametrize(
-    ("hook_point", "chosen", "named"),
+@each(
+    "hook_point, chosen, named",
     [
         ("blocks.1.hook_resid_pre", ["blocks.1.hook_resid_pre", "blocks.2.hook_resid_pre"], "names blocks.1.hook_resid_pre,"),
         ("blocks.1.hook_resid_pre", ["blocks.0.hook_resid_post"], "names blocks.0.hook_resid_post,"),  # the same residual
@@ -561,7 +559,8 @@ def test_bf16_products_change_loss_and_gradients_by_rounding_only(settings, tole
         spec = run_spec("local", d_sae=256, precision=precision, **settings)
         sae = build_sae(32, spec.training, spec.k)
         initialise(sae, spec.training, generator)
-        terms, _ = loss_terms(sae.train(), torch.randn(128, 32, generator=generator), spec, dead=torch.arange(256) % 2 == 0)
+        x, dead = torch.randn(128, 32, generator=generator), torch.arange(256) % 2 == 0
+        terms, _ = Objective(spec).terms(sae.train(), ByDensity(), x, dead=dead)
         assert all(value.dtype == torch.float32 for value in terms.values())
         loss = torch.stack(list(terms.values())).sum()
         loss.backward()

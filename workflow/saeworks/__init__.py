@@ -35,7 +35,6 @@ def load_run(path: str | Path, device: str = "cpu", hook_point: str | None = Non
     return load(Path(path), device, hook_point)
 
 
-
 def load_session(
     run: str | Path, experiment_root: str | Path = ".", device: str = "cpu", evaluation: FidelityConfig | None = None
 ) -> Session:

@@ -12,8 +12,7 @@ import torch
 from .config.model import HubModel, ModelConfig
 from .lm.bridge import model_location
 from .sae.formats import read_config, save_sae
-from .sae.interop import load, save_sparsify
-from .sae.topk import TopKSAE
+from .sae.interop import IN_SAELENS, load, save_sparsify
 from .session import model_settings, tables_folder
 from .store.errors import UserError
 from .store.files import read_json, write_tensors
@@ -31,10 +30,8 @@ def export_saelens(run: Path, out: Path) -> None:
         UserError: SAELens has no such SAE.
     """
     sae = load(run)
-    if isinstance(sae, TopKSAE) and not sae.relu:
-        raise UserError(
-            f"{run} cannot be exported to SAELens: its TopK sets negative values to 0, and this SAE was trained with `topk_relu: false`."
-        )
+    if sae.saved_as not in IN_SAELENS:
+        raise UserError(f"{run} cannot be exported to SAELens, which has no {sae.saved_as} SAE; it has {', '.join(IN_SAELENS)}.")
     metadata = read_config(run)["metadata"] if (run / "cfg.json").exists() else {}
     rates = _firing_rates(run)
     if rates is not None:

@@ -34,6 +34,11 @@ def mse_by_variance(
 # but zeros; the parameters of features are given per entry, or broadcast against it.
 
 
+def l0(values: Float[Tensor, "..."], n_tokens: int) -> Float[Tensor, ""]:
+    """Σ 1[c > 0], where `values` are these indicators, with a gradient of their own (Rajamanoharan et al. 2024)."""
+    return values.sum() / n_tokens
+
+
 def l1(values: Float[Tensor, "..."], n_tokens: int) -> Float[Tensor, ""]:
     """Σ|c|. Codes of a ReLU dictionary are not negative, but the absolute value is taken all the same."""
     return values.abs().sum() / n_tokens

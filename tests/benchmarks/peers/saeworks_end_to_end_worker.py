@@ -20,8 +20,9 @@ def make_step(case: str, sample: Tensor) -> tuple[Step, Callable[[], float]]:
     from saeworks.lm.decoder import Architecture, Decoder
     from saeworks.lm.sites import Site
     from saeworks.sae.build import build_sae
+    from saeworks.training.clean import CleanPass
     from saeworks.training.member import Member
-    from saeworks.training.objective import CleanPass
+    from saeworks.training.objective import Objective
 
     objective = case.removesuffix(setting.DENSE)
     model = Decoder(Architecture(**setting.SHAPE), setting.model_weights())
@@ -55,13 +56,13 @@ def make_step(case: str, sample: Tensor) -> tuple[Step, Callable[[], float]]:
         if not case.endswith(setting.DENSE):
             sae.b_enc.fill_(bias_for_l0(cached[sample].flatten(0, 1) @ sae.W_enc))
     names = [f"blocks.{layer}.hook_resid_pre" for layer in setting.DOWNSTREAM] if downstream else []
-    member = Member(spec, sae, names, 1_000_000, 1.0, None, lambda step: cached[sample])
+    member = Member(spec, sae, Objective(spec, names), 1_000_000, lambda step: cached[sample])
     done = 0
 
     def step(rows: Tensor) -> Tensor:
         nonlocal done
         x = model.hook_values(corpus[rows], [site.name])[site.name] if "stream" in sys.argv else cached[rows]
-        clean = None if objective == "local" else CleanPass(model, site, x, x, member.downstream)
+        clean = None if objective == "local" else CleanPass(model, site, x, x, names)
         result = member.step(done, x.flatten(0, 1), clean)
         done += 1
         return result.loss

@@ -18,6 +18,7 @@ def make_step(case: str, sample: Tensor) -> tuple[Step, Callable[[], float]]:
     from saeworks.sae.build import build_sae
     from saeworks.sae.init import initialise
     from saeworks.training.member import Member
+    from saeworks.training.objective import Objective
 
     topk = case.startswith("topk")
     settings = TrainingConfig(
@@ -47,7 +48,7 @@ def make_step(case: str, sample: Tensor) -> tuple[Step, Callable[[], float]]:
             sae.b_mag.copy_(sae.b_enc)
         if case == "topk_auxk":
             sae.W_enc[:, :DEAD] *= DEAD_SCALE
-    member = Member(spec, sae, [], 1_000_000, 1.0, None, lambda step: sample)
+    member = Member(spec, sae, Objective(spec), 1_000_000, lambda step: sample)
     done = 0
 
     def step(x: Tensor) -> None:

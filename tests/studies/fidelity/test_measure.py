@@ -15,8 +15,8 @@ from tests.tiny_pipeline import CONTEXT, D_MODEL, D_VOCAB, N_LAYERS, run_spec, t
 from saeworks.config.activations import ActivationsConfig
 from saeworks.config.training import TrainingConfig
 from saeworks.lm.sites import Site
+from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.init import initialise
-from saeworks.sae.relu import ReluSAE
 from saeworks.store.errors import UserError
 from saeworks.studies.fidelity.measure import UNITS, evaluate, measure, sampled_tokens
 from saeworks.studies.fidelity.settings import FidelityConfig

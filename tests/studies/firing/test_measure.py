@@ -14,8 +14,8 @@ from tests.tiny_pipeline import CONTEXT, D_MODEL, D_VOCAB, HOOK, tiny_decoder
 
 from saeworks.config.training import TrainingConfig
 from saeworks.lm.sites import Site
+from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.init import initialise
-from saeworks.sae.relu import ReluSAE
 from saeworks.studies.firing.measure import METRICS, Firing, fire, joint, null_partners, paired, study
 from saeworks.studies.firing.settings import FiringConfig
 

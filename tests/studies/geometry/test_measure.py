@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 
 from saeworks.config.training import TrainingConfig
+from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.formats import save_sae
 from saeworks.sae.init import initialise
-from saeworks.sae.relu import ReluSAE
 from saeworks.studies.geometry import measure as module
 from saeworks.studies.geometry.measure import Dictionary, compare, mean_interval, measure, nearest_cosine, random_baseline
 from saeworks.studies.geometry.settings import GeometryConfig

@@ -10,29 +10,30 @@ from ..store.errors import UserError, did_you_mean
 from ..store.files import content_hash
 from ..studies import figures, studies
 from .activations import ActivationsConfig
+from .architectures import ARCHITECTURES
 from .base import Frozen, parse
 from .corpus import CorpusConfig, SampledCorpus
 from .figures import vary
 from .model import ModelConfig, Name, model_label
+from .objectives import OBJECTIVES, PENALTIES, penalty_of, term_weights
 from .pretrain import PretrainConfig
 from .recipes import PRESETS, settings_without_effect
 from .studies import FiguresConfig, StudiesConfig
-from .training import TOPK_FAMILY, Objective, RunSpec, TrainingConfig
+from .training import ObjectiveName, RunSpec, TrainingConfig
 
 HookPoint = Annotated[
     str, Field(pattern=r"^blocks\.\d+\.(hook_resid_pre|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$")
 ]
 
 
-_GIVEN_BY_START = {"preset", "architecture", "decoder", "pre_bias", "topk_relu"}
+_GIVEN_BY_START = {"preset", "architecture", "decoder", "pre_bias"}.union(*(facts.kept for facts in ARCHITECTURES.values()))
 
 
 class RunGroup(Frozen):
     """A family of runs: every combination of hook point, sparsity and seed."""
 
-    objective: Objective = Field(
-        description="`local` (reconstruction), `e2e` (KL of the output), `e2e_ds` (KL and downstream reconstruction) or `finetune` "
-        "(reconstruction and KL in balance, from a trained run)."
+    objective: ObjectiveName = Field(
+        description="What is minimised: " + ", ".join(f"`{name}` ({facts.meaning})" for name, facts in OBJECTIVES.items()) + "."
     )
     hook_points: Annotated[list[HookPoint], Field(min_length=1)] = Field(
         description="Where the SAEs sit: `blocks.L.hook_resid_pre`, `hook_resid_post`, `hook_mlp_out`, `hook_attn_out` or `attn.hook_z` "
@@ -133,18 +134,18 @@ class Experiment(Frozen):
         """Settings of a group: the defaults, the experiment's preset and block, then those of the group."""
         settings = self.runs[group]
         where = f"runs.{group}.training"
-        if (settings.start_from is None) == (settings.objective == "finetune"):
-            raise UserError(f"`runs.{group}.start_from` belongs to objective `finetune`, and to it alone; add or remove it.")
+        if (settings.start_from is None) == OBJECTIVES[settings.objective].starts_from_run:
+            starting = " or ".join(f"`{name}`" for name, facts in OBJECTIVES.items() if facts.starts_from_run)
+            raise UserError(f"`runs.{group}.start_from` belongs to objective {starting}, and to it alone; add or remove it.")
         if settings.start_from is not None:
-            if settings.start_from not in self.runs or self.runs[settings.start_from].objective == "finetune":
+            if settings.start_from not in self.runs or self.runs[settings.start_from].start_from is not None:
                 raise UserError(
                     f"`runs.{group}.start_from` is {settings.start_from!r}, which is no group of runs trained from the beginning; name one."
                 )
-            base = self._training(settings.start_from).model_dump() | {
-                "reconstruction_coeff": None,
-                "kl_coeff": None,
-                "downstream_coeff": None,
-            }
+            weighing = {
+                key for objective in OBJECTIVES.values() for key in objective.settings
+            }  # each objective has weights of its own
+            base = self._training(settings.start_from).model_dump() | dict.fromkeys(weighing)
         else:
             base = self.training.model_dump(exclude_unset=True)
         own = parse(TrainingConfig, settings.training, where).model_dump(exclude_unset=True)  # names a misspelt key
@@ -161,7 +162,7 @@ class Experiment(Frozen):
 
     def hook_points(self, end_to_end: bool = False) -> list[str]:
         """Hook points of all runs, or of those that run the model, each once, in the order of the file."""
-        specs = [spec for spec in self.run_specs() if not end_to_end or spec.objective != "local"]
+        specs = [spec for spec in self.run_specs() if not end_to_end or OBJECTIVES[spec.objective].needs_model]
         return list(dict.fromkeys(spec.hook_point for spec in specs))
 
     def study_settings(self, study: str) -> Frozen | None:
@@ -211,10 +212,11 @@ def _described(settings: RunGroup, training: TrainingConfig) -> str:
 
 def _sparsities(group: str, settings: RunGroup, training: TrainingConfig) -> list[tuple[str, dict[str, float]]]:
     """Label for the run's name and field of its spec, per value of k or of the sparsity coefficient."""
-    wanted, other = ("k", "sparsity_coeffs") if training.architecture in TOPK_FAMILY else ("sparsity_coeffs", "k")
+    by_k = ARCHITECTURES[training.architecture].by_k
+    wanted, other = ("k", "sparsity_coeffs") if by_k else ("sparsity_coeffs", "k")
     if getattr(settings, wanted) is None or getattr(settings, other) is not None:
         raise UserError(f"group `{group}` has architecture `{training.architecture}`: set `{wanted}` and not `{other}`.")
-    if training.architecture in TOPK_FAMILY:
+    if by_k:
         return [(f"k{k}", {"k": k}) for k in settings.k]
     return [(f"c{coeff:.12g}", {"sparsity_coeff": coeff}) for coeff in settings.sparsity_coeffs]
 
@@ -250,40 +252,32 @@ def parse_experiment(values: dict[str, Any]) -> Experiment:
 def _check_training(spec: RunSpec, context: int) -> None:
     """Settings that fit their types, but not each other."""
     settings, group = spec.training, spec.group
-    weights = {
-        "e2e": (settings.kl_coeff, settings.reconstruction_coeff or 0),
-        "e2e_ds": (settings.kl_coeff, settings.downstream_coeff, settings.reconstruction_coeff or 0),
-        "finetune": (settings.kl_coeff, settings.reconstruction_coeff, settings.downstream_coeff or 0),
-    }.get(spec.objective, (None,))
+    objective, weights = OBJECTIVES[spec.objective], term_weights(spec.objective, dict(spec.training))
+    penalty, admitted = penalty_of(settings.architecture, settings.penalty), ARCHITECTURES[settings.architecture].penalties
     faults = {
-        f"every coefficient of group `{group}` is 0, so that it would learn nothing; raise `kl_coeff`.": not any(
-            weight is None or weight for weight in weights
+        f"every coefficient of group `{group}` is 0, so that it would learn nothing; raise `{objective.terms[0].setting}`.": not any(
+            weights.values()
         ),
         f"`batch_tokens` of group `{group}` is {settings.batch_tokens}, but objective `{spec.objective}` reads whole rows: make it a multiple "
-        f"of `corpus.context` ({context}).": spec.objective != "local" and settings.batch_tokens % context,
+        f"of `corpus.context` ({context}).": objective.needs_model and settings.batch_tokens % context,
         f"`n_tokens` of group `{group}` is {settings.n_tokens}, less than one batch of {settings.batch_tokens} (`batch_tokens`); raise "
         "it.": settings.n_tokens < settings.batch_tokens,
         f"group `{group}` asks for k = {spec.k}, more than its {settings.d_sae} features (`d_sae`); lower it.": (spec.k or 0)
         > settings.d_sae,
-        f"`penalty` of group `{group}` is `l0`, which has a gradient for architecture `jumprelu` only; choose another.": settings.penalty
-        == "l0"
-        and settings.architecture != "jumprelu",
+        f"`penalty` of group `{group}` is `{penalty}`, which architecture `{settings.architecture}` does not have; choose among "
+        f"{', '.join(f'`{name}`' for name in admitted)}.": penalty is not None and penalty not in admitted,
         f"`resample_tokens` of group `{group}` goes beyond its {settings.n_tokens:,} training tokens (`n_tokens`), where it would do nothing; "
         "lower it.": max(settings.resample_tokens or [0]) > settings.n_tokens,
         f"`dead_window_tokens` of group `{group}` is {settings.dead_window_tokens:,}, so that no feature can be dead within its "
         f"{settings.n_tokens:,} training tokens and `dead_features: {settings.dead_features}` would do nothing; lower "
         "it.": settings.dead_features != "none" and settings.dead_window_tokens >= settings.n_tokens,
-        f"group `{group}` penalises `{settings.penalty or 'l1'}` with `decoder: free`, where the decoder would grow instead of the codes; use "
+        f"group `{group}` penalises `{penalty}` with `decoder: free`, where the decoder would grow instead of the codes; use "
         "`l1_decoder_norm` or `tanh`, or another `decoder`.": settings.decoder == "free"
-        and settings.architecture in ("relu", "gated")
-        and settings.penalty in (None, "l1", "lp"),
+        and penalty is not None
+        and not PENALTIES[penalty].weighs_decoder,
         f"group `{group}` sets both `downstream_hook_points` and `downstream_next`; keep one.": settings.downstream_hook_points
         is not None
         and settings.downstream_next is not None,
-        f"`matryoshka_fractions` of group `{group}` add up to {sum(settings.matryoshka_fractions):g}; make it 1.": abs(
-            sum(settings.matryoshka_fractions) - 1
-        )
-        > 1e-6,
     }
     for sentence, wrong in faults.items():
         if wrong:

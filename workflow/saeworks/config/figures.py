@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from ..store.files import canonical_json
 from .base import Frozen
-from .training import RunSpec
+from .training import ObjectiveName, RunSpec
 
 
 class FigureStyle(Frozen):
@@ -23,9 +23,9 @@ class FigureStyle(Frozen):
     )
     height: PositiveFloat = Field(2.6, description="Height in inches of one row of panels (one row per hook point).")
     dpi: PositiveInt = Field(200, description="Resolution of the PNG.")
-    colors: dict[Literal["local", "e2e", "e2e_ds", "finetune"], str] = Field(
-        default={"local": "#0072B2", "e2e": "#D55E00", "e2e_ds": "#009E73", "finetune": "#CC79A7"},
-        description="Colour per objective; one that is not given keeps its default (Okabe and Ito's colour-blind-safe palette).",
+    colors: dict[ObjectiveName, str] = Field(
+        default={},
+        description="Colour per objective, where it is not its own (config/objectives.py: Okabe and Ito's colour-blind-safe palette).",
     )
 
     @classmethod

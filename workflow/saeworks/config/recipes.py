@@ -1,6 +1,6 @@
 """The papers' recipes by name, and which settings of a run have an effect.
 
-Apart from `training`, so that neither is part of the code that a trained run depends on.
+What an architecture or an objective brings along is read from its declarations; the rest is listed here.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .training import TOPK_FAMILY, Objective
-
-_END_TO_END = ("e2e", "e2e_ds", "finetune")
+from .architectures import ARCHITECTURES
+from .objectives import OBJECTIVES, PENALTIES, penalty_of, term_weights
 
 # Recipes of the papers, as far as they differ from the defaults of `TrainingConfig`, which are those of Braun et al.
 # Sources: the papers and the code released with them.
@@ -109,39 +108,41 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# `run` maps setting to value, `objective` included.
+
+
+def _penalty(run: dict[str, Any]) -> str | None:
+    return penalty_of(run["architecture"], run["penalty"])
+
+
+def _reconstructs_downstream(run: dict[str, Any]) -> bool:
+    weights = term_weights(run["objective"], run)
+    return any(term.at == "downstream" and weights[term.name] for term in OBJECTIVES[run["objective"]].terms)
+
+
 def _uses_mse_norm(run: dict[str, Any]) -> bool:
     """Whether an error or a penalty counts; without either, the reconstruction is only tracked."""
     return (
-        run["objective"] in ("local", "finetune")
-        or run["architecture"] not in TOPK_FAMILY
-        or bool(run["reconstruction_coeff"])
-        or (run["architecture"] == "topk" and run["multi_topk"])
+        bool(term_weights(run["objective"], run).get("out_to_in"))
+        or OBJECTIVES[run["objective"]].balances_kl
+        or _penalty(run) is not None
+        or any(run[option] for option in ARCHITECTURES[run["architecture"]].adds_error)
         or run["dead_features"].startswith("ghost_grads")
     )
 
 
-# When a setting has an effect; settings that are not listed always have. `run` maps setting to value, `objective` included.
+def _starts_afresh(run: dict[str, Any]) -> bool:
+    return not OBJECTIVES[run["objective"]].starts_from_run
+
+
+# When a setting has an effect; settings that are not listed always have.
 _USED_IF: dict[str, Callable[[dict[str, Any]], bool]] = {
     "preset": lambda run: False,  # resolved before
-    "kl_coeff": lambda run: run["objective"] in _END_TO_END,
-    "downstream_coeff": lambda run: run["objective"] in ("e2e_ds", "finetune"),
-    "downstream_hook_points": lambda run: (
-        run["objective"] == "e2e_ds" or bool(run["objective"] == "finetune" and run["downstream_coeff"])
-    ),
-    "downstream_next": lambda run: (
-        run["objective"] == "e2e_ds" or bool(run["objective"] == "finetune" and run["downstream_coeff"])
-    ),
-    "reconstruction_coeff": lambda run: run["objective"] in ("e2e", "e2e_ds", "finetune"),
-    "topk_relu": lambda run: run["architecture"] == "topk",
-    "multi_topk": lambda run: run["architecture"] == "topk",
-    "matryoshka_fractions": lambda run: run["architecture"] == "matryoshka_batch_topk",
-    "jumprelu_bandwidth": lambda run: run["architecture"] == "jumprelu",
-    "jumprelu_threshold": lambda run: run["architecture"] == "jumprelu" and run["objective"] != "finetune",
-    "penalty": lambda run: run["architecture"] not in TOPK_FAMILY,
-    "lp_p": lambda run: run["architecture"] not in TOPK_FAMILY and run["penalty"] == "lp",
-    "tanh_scale": lambda run: run["architecture"] not in TOPK_FAMILY and run["penalty"] == "tanh",
-    "sparsity_warmup_fraction": lambda run: run["architecture"] not in TOPK_FAMILY,
-    "mse_norm": lambda run: _uses_mse_norm(run),
+    "downstream_hook_points": _reconstructs_downstream,
+    "downstream_next": _reconstructs_downstream,
+    "penalty": lambda run: _penalty(run) is not None,
+    "sparsity_warmup_fraction": lambda run: _penalty(run) is not None,
+    "mse_norm": _uses_mse_norm,
     "auxk_k": lambda run: run["dead_features"] == "auxk",
     "auxk_normalised": lambda run: run["dead_features"] == "auxk",
     "auxk_coeff": lambda run: run["dead_features"] == "auxk",
@@ -150,7 +151,7 @@ _USED_IF: dict[str, Callable[[dict[str, Any]], bool]] = {
     "tail_fraction": lambda run: run["schedule"] == "linear_tail",
     "final_lr_fraction": lambda run: run["schedule"] != "constant",
     "statistics_tokens": lambda run: (
-        (run["decoder_bias_init"] in ("mean", "geometric_median") and run["objective"] != "finetune")
+        (run["decoder_bias_init"] in ("mean", "geometric_median") and _starts_afresh(run))
         or run["activation_scale"] in ("norm", "mean_square")
         or (run["mse_norm"] == "variance" and _uses_mse_norm(run))
         or run["dead_features"] == "resample"
@@ -165,12 +166,22 @@ _USED_IF: dict[str, Callable[[dict[str, Any]], bool]] = {
             "d_sae",
             "activation_scale",
         ),
-        lambda run: run["objective"] != "finetune",  # given by the run that it starts from
+        _starts_afresh,  # else given by the run that it starts from
     ),
 }
 
 
-def settings_without_effect(objective: Objective, settings: dict[str, Any]) -> set[str]:
+def settings_without_effect(objective: str, settings: dict[str, Any]) -> set[str]:
     """Keys of `settings` that a run of this objective and these settings does not use."""
     run = {"objective": objective, **settings}
-    return {key for key, used in _USED_IF.items() if not used(run)}
+    unused = {key for key, used in _USED_IF.items() if not used(run)}
+    weighing = {key for other in OBJECTIVES.values() for key in other.settings}
+    unused |= weighing - OBJECTIVES[objective].settings
+    for kind, penalty in PENALTIES.items():
+        unused |= set(penalty.settings.values()) if kind != _penalty(run) else set()
+    for name, architecture in ARCHITECTURES.items():
+        if name != run["architecture"]:
+            unused |= architecture.options.model_fields.keys()
+        elif not _starts_afresh(run):
+            unused |= set(architecture.initial)
+    return unused

@@ -6,21 +6,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from .architectures import ARCHITECTURES
 from .base import Frozen
+from .objectives import OBJECTIVES, PENALTIES, RECONSTRUCTION_ERRORS
 
-Objective = Literal["local", "e2e", "e2e_ds", "finetune"]
-Architecture = Literal["relu", "topk", "batch_topk", "matryoshka_batch_topk", "gated", "jumprelu"]
+ObjectiveName = Literal[tuple(OBJECTIVES)]
+ArchitectureName = Literal[tuple(ARCHITECTURES)]
 Preset = Literal["braun2024", "bloom2024", "gao2024", "gated2024", "anthropic-april2024", "batchtopk2024"]
 
-TOPK_FAMILY = ("topk", "batch_topk", "matryoshka_batch_topk")  # sparsity is set by k, not by a coefficient
+TOPK_FAMILY = tuple(name for name, facts in ARCHITECTURES.items() if facts.by_k)  # sparsity is set by k, not by a coefficient
 AnyHookPoint = Annotated[
     str, Field(pattern=r"^blocks\.\d+\.(hook_resid_pre|hook_resid_mid|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$")
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class TrainingConfig(Frozen):
-    """Settings shared by all runs of an experiment; a run group may override any of them."""
+class TrainingConfig(*(facts.options for facts in ARCHITECTURES.values())):
+    """Settings shared by all runs of an experiment; a run group may override any of them.
+
+    The base classes are the options of the architectures, each declared in its own file.
+    """
 
     preset: Preset | None = Field(
         None,
@@ -28,9 +33,7 @@ class TrainingConfig(Frozen):
     )
 
     # architecture
-    architecture: Architecture = Field(
-        "relu", description="`relu`, `topk`, `batch_topk`, `matryoshka_batch_topk`, `gated` or `jumprelu`."
-    )
+    architecture: ArchitectureName = Field("relu", description="How features are computed from activations.")
     d_sae: PositiveInt = Field(1024, description="Dictionary size.")
     decoder: Literal["normalised", "renormalised", "free"] = Field(
         "normalised",
@@ -38,24 +41,14 @@ class TrainingConfig(Frozen):
         "parallel part of the gradient removed (Bloom), or `free` (Anthropic, April 2024).",
     )
     pre_bias: bool = Field(False, description="Subtract the decoder bias from the input of the encoder.")
-    topk_relu: bool = Field(
-        True, description="`topk`: set negative values among the k largest to 0 (Gao); false keeps them, so that L0 is exactly k."
-    )
-    multi_topk: bool = Field(False, description="`topk`: also reconstruct from the 4k largest, weighted 1/8.")
-    matryoshka_fractions: Annotated[list[PositiveFloat], Field(min_length=2)] = Field(
-        [1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32],
-        description="`matryoshka_batch_topk`: share of the dictionary in each nested group; sums to 1.",
-    )
-    jumprelu_bandwidth: PositiveFloat = Field(1e-3, description="`jumprelu`: width ε of the straight-through kernel.")
-    jumprelu_threshold: PositiveFloat = Field(1e-3, description="`jumprelu`: initial threshold.")
 
     # loss
-    mse_norm: Literal["d_in", "input_norm", "variance"] = Field(
+    mse_norm: Literal[tuple(RECONSTRUCTION_ERRORS)] = Field(
         "d_in",
         description="Reconstruction error, always averaged over tokens and d_in: as it is, with the sparsity penalty divided by d_in too "
         "(`d_in`, Braun); divided by the norm of each input (`input_norm`, Bloom); or by the variance of the data (`variance`, Gao).",
     )
-    penalty: Literal["l1", "lp", "l1_decoder_norm", "tanh", "l0"] | None = Field(
+    penalty: Literal[tuple(PENALTIES)] | None = Field(
         None,
         description="Sparsity penalty: `l1`, `lp` (Σ|c|ᵖ), `l1_decoder_norm` (Anthropic, April 2024), `tanh`, `l0` (JumpReLU only); "
         "null: `l0` for `jumprelu`, `l1` otherwise.",
@@ -179,7 +172,7 @@ class RunSpec(Frozen):
     name: str
     group: str
     hook_point: str
-    objective: Objective
+    objective: ObjectiveName
     sparsity_coeff: float | None = None
     k: int | None = None
     seed: int

@@ -17,7 +17,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # settings reach an identity as values; errors, records and estimates change no result
-NOT_FOLLOWED = ("config", "plan", "cli", "store.errors", "store.provenance", "training.estimate")
+NOT_FOLLOWED = (
+    "config",
+    "plan",
+    "cli",
+    "store.errors",
+    "store.provenance",
+    "training.estimate",
+    "sae.architectures:LABEL",
+    "sae.architectures:Options",
+)
 _STATEMENTS = "(statements)"  # what a module does when it is imported, beside defining names
 _LENGTH = 12  # hex digits of a definition's hash
 
@@ -28,7 +37,7 @@ class Code:
     """The definitions of the package in folder `root`.
 
     Args:
-        not_followed: modules, with all below them, that no closure enters.
+        not_followed: modules, with all below them, that no closure enters; with `:name`, that name in them alone.
     """
 
     def __init__(self, root: Path | str = PACKAGE, not_followed: Iterable[str] = NOT_FOLLOWED) -> None:
@@ -50,7 +59,7 @@ class Code:
             queue = [self._entry(entry) for entry in entries]
             while queue:
                 name = queue.pop()
-                if name in seen or self._is_left_out(name[0]):
+                if name in seen or self._is_left_out(*name):
                     continue
                 seen.add(name)
                 queue += self._visit(*name, found)
@@ -80,8 +89,12 @@ class Code:
         found[f"{module}:{name}"] = hashlib.sha256("\n".join(definition.lines).encode()).hexdigest()[:_LENGTH]
         return [*definition.refers_to, *([(module, _STATEMENTS)] if _STATEMENTS in here.definitions else [])]
 
-    def _is_left_out(self, module: str) -> bool:
-        return any(module == name or module.startswith(f"{name}.") for name in self.not_followed)
+    def _is_left_out(self, module: str, name: str) -> bool:
+        for left_out in self.not_followed:
+            where, _, only = left_out.partition(":")
+            if (module == where or module.startswith(f"{where}.")) and only in ("", name):
+                return True
+        return False
 
     def _module(self, name: str) -> _Module:
         if name not in self._modules:

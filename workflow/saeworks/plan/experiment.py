@@ -7,10 +7,12 @@ import shlex
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from ..config.architectures import ARCHITECTURES
 from ..config.experiment import Experiment
 from ..config.model import local_files
-from ..config.objectives import loss_functions
+from ..config.objectives import OBJECTIVES, loss_functions, objective_facts
 from ..config.recipes import settings_without_effect
 from ..config.training import RunSpec
 from ..studies import Study, studies, study_of_table
@@ -211,11 +213,12 @@ class ExperimentPlan(State):
                 _CORPUS_CODE,
                 _CACHE_CODE,
                 _TRAINING_CODE,
-                _architecture(spec),
-                *(f"losses:{f}" for f in loss_functions(spec)),
+                f"sae.architectures.{spec.training.architecture}",
+                *(f"losses:{name}" for name in loss_functions(spec)),
             ),
             inputs=(f"train/{start}",) if start else (),
             files=tuple(self.sources()),
+            facts={"objective": objective_facts(spec)},
         )
 
     def _measurement(self, study: Study, place: str) -> Job:
@@ -241,8 +244,20 @@ class ExperimentPlan(State):
         return [run for run in self.specs if not place or run == place or (scope == "hook_point" and run.startswith(f"{place}/"))]
 
     def _architectures(self, study: Study, runs: list[str]) -> list[str]:
-        """Modules of the SAEs that a study loads."""
-        return sorted({_architecture(self.specs[run]) for run in runs}) if "saes" in study.needs else []
+        """Modules of the SAEs that a study loads, which are what they are saved as."""
+        names = {self.specs[run].training.architecture for run in runs} if "saes" in study.needs else set()
+        return sorted(f"sae.architectures.{saved}" for name in names for saved in {name, ARCHITECTURES[name].saved_as or name})
+
+    @cached_property
+    def _words(self) -> dict[str, Any]:
+        """What figures, claims and pages call the kinds of runs that there are, and how they show them."""
+        objectives = {name: OBJECTIVES[name] for name in sorted({spec.objective for spec in self.specs.values()})}
+        return {
+            "objectives": {name: [found.label, found.color, found.marker] for name, found in objectives.items()},
+            "architectures": {
+                name: ARCHITECTURES[name].label for name in sorted({spec.training.architecture for spec in self.specs.values()})
+            },
+        }
 
     def _gathering(self, study: Study) -> Job:
         return Job(
@@ -263,6 +278,7 @@ class ExperimentPlan(State):
             Settings.of(figure=settings),
             (f"studies.{study}.{name}:draw", "studies.draw:figure"),
             inputs=tuple(f"gather/{owner}" for owner in owners),
+            facts=self._words,
         )
 
     def _claims_job(self) -> Job:
@@ -273,7 +289,7 @@ class ExperimentPlan(State):
             self.record("tables", "claims"),
             entries=("studies.claims:write_claims", *modules),
             inputs=tuple(f"gather/{name}" for name in self.gathered),
-            facts={"studies": list(self.studies)},
+            facts={"studies": list(self.studies), **self._words},
         )
 
     def _notebook_job(self, name: str) -> Job:
@@ -412,11 +428,8 @@ class ExperimentPlan(State):
         return notes
 
 
-def _architecture(spec: RunSpec) -> str:
-    """Module of a run's architecture."""
-    return f"sae.architectures.{spec.training.architecture}"
-
-
 def _idle(spec: RunSpec) -> set[str]:
     """Settings that have no effect on a run, but for those that say what a run that it continues looks like."""
-    return {f"run.training.{key}" for key in settings_without_effect(spec.objective, spec.training.model_dump()) - _GIVEN_BY_START}
+    return {
+        f"run.training.{key}" for key in settings_without_effect(spec.objective, spec.training.model_dump()) - _GIVEN_BY_START
+    }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .sparse import Active, decode_active
+from .execution.products import Active, decode_active
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,12 @@ class Codes:
 
     values: Float[Tensor, "..."]
     active: Active | None = None
+
+    @classmethod
+    def only(cls, matrix: Float[Tensor, "B d_sae"], flat: Int[Tensor, " n"]) -> Codes:
+        """All entries of a matrix, those that are not at the flat indices as zeros."""
+        mask = torch.zeros_like(matrix).view(-1).index_fill_(0, flat, 1.0)
+        return cls(matrix * mask.view_as(matrix))
 
     @property
     def n_tokens(self) -> int:
@@ -33,6 +40,10 @@ class Codes:
     def replaced(self, values: Tensor) -> Codes:
         """Other values at the same places."""
         return Codes(values, self.active)
+
+    def masked(self, features: Bool[Tensor, " d_sae"]) -> Codes:
+        """The entries of some features; those of the others are zero."""
+        return self.replaced(self.values * self.at(features))
 
     def decode(self, dictionary: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "B d_in"]:
         """Codes times dictionary, without a bias."""

@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .base import SAE, Forward
-from .gated import GatedSAE
-from .jumprelu import JumpReluSAE
+from .execution import dense
 
 _RESAMPLED_ENCODER_NORM = 0.2  # of the mean norm of the living encoder directions
 
@@ -34,14 +33,14 @@ def resample(
 
     Inputs are drawn with probability proportional to the square of their squared error. The decoder row becomes the unit
     vector of the input (minus b_dec under `pre_bias`), at the mean norm of the living rows; the encoder column the same
-    direction at 0.2 of the mean norm of the living columns; the biases and JumpReLU's thresholds 0; and the optimiser forgets
+    direction at 0.2 of the mean norm of the living columns; the architecture's parameters per feature 0; and the optimiser forgets
     their moments.
     """
     count = int(dead.sum())
     if count == 0:
         return
     sae.eval()  # a look, not a step
-    error = torch.cat([(sae.train_forward(part, sparse=False).output - part).square().sum(dim=1) for part in x.split(1024)])
+    error = torch.cat([(dense.forward(sae, part).output - part).square().sum(dim=1) for part in x.split(1024)])
     sae.train()
     weights = error.double().square().cpu()
     weights = weights if weights.sum() > 0 else torch.ones_like(weights)
@@ -52,13 +51,9 @@ def resample(
     decoder_norm = sae.W_dec[living].norm(dim=1).mean() if living.any() else 1.0
     sae.W_dec[dead] = directions * decoder_norm
     sae.W_enc[:, dead] = directions.T * encoder_norm * _RESAMPLED_ENCODER_NORM
-    per_feature = [sae.b_enc]
-    if isinstance(sae, GatedSAE):
-        per_feature += [sae.b_mag, sae.r_mag]
-    if isinstance(sae, JumpReluSAE):
-        per_feature.append(sae.threshold)  # or it could keep the feature silent
+    per_feature = sae.feature_parameters()
     for parameter in per_feature:
-        parameter[dead] = 0
+        parameter[dead] = 0  # a threshold could keep the feature silent
     for key in ("exp_avg", "exp_avg_sq"):
         for parameter in (sae.W_dec, *per_feature):
             optimizer.state[parameter][key][dead] = 0

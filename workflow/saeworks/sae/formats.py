@@ -10,31 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..config.architectures import ARCHITECTURES
 from ..store.errors import UserError
 from ..store.files import read_json, write_json, write_tensors
 from .base import SAE
-from .batch_topk import BatchTopKSAE
-from .gated import GatedSAE
-from .jumprelu import JumpReluSAE
-from .relu import ReluSAE
-from .topk import TopKSAE
+from .build import sae_class
 
-# SAELens' TopK always has a ReLU: one without has a name of its own, so that SAELens refuses it instead of computing another SAE
-SIGNED_TOPK = "topk_signed"
-_CLASSES: dict[str, type[SAE]] = {
-    "standard": ReluSAE,
-    "topk": TopKSAE,
-    SIGNED_TOPK: TopKSAE,
-    "gated": GatedSAE,
-    "jumprelu": JumpReluSAE,
-}
-_BIASES = {  # parameters beside W_enc, W_dec and b_dec: our name to SAELens'
-    "standard": {"b_enc": "b_enc"},
-    "topk": {"b_enc": "b_enc"},
-    "gated": {"b_enc": "b_gate", "b_mag": "b_mag", "r_mag": "r_mag"},
-    "jumprelu": {"b_enc": "b_enc", "threshold": "threshold"},
-}
-_SCALED = ("b_enc", "b_dec", "b_mag", "threshold")  # what an activation scale changes: see `saved_weights`
+_SAELENS = {"relu": "standard"}  # architectures that SAELens has under another name
 _LOADABLE = {
     "reshape_activations": ("none", "hook_z"),
     "normalize_activations": ("none", "layer_norm"),
@@ -50,22 +32,20 @@ def saved_weights(sae: SAE, scale: float = 1.0) -> dict[str, Tensor]:
     those of the training divided by the scale, and its dictionary is unchanged.
     """
     weights = {"W_enc": sae.W_enc, "W_dec": sae.dictionary(), "b_dec": sae.b_dec / scale}
-    for name, saved in _BIASES[sae.architecture].items():
-        value = getattr(sae, name)
-        if isinstance(sae, BatchTopKSAE) and name == "threshold":
-            value = value.expand(sae.d_sae)
-        weights[saved] = value / scale if name in _SCALED else value
+    for name, role in sae.per_feature.items():
+        value = getattr(sae, name).expand(sae.d_sae)  # one number may stand for all features
+        weights[role.saved] = value / scale if role.scaled else value
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
 
 
 def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any], scale: float = 1.0) -> None:
     """Write the SAE with its decoder normalised where the forward pass does that, its activation scale folded in, and `metadata`.
 
-    `metadata` takes provenance and SAELens' own keys such as `hook_name` and `prepend_bos`. BatchTopK and Matryoshka SAEs
-    are saved as the JumpReLU SAEs that they are at inference.
+    `metadata` takes provenance and SAELens' own keys such as `hook_name` and `prepend_bos`. The architecture that is saved is
+    the one that the SAE is at inference (`SAE.saved_as`).
     """
     config = {
-        "architecture": sae.architecture,
+        "architecture": _SAELENS.get(sae.saved_as, sae.saved_as),
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "dtype": "float32",
@@ -76,12 +56,8 @@ def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any], scale: float = 1.
         # without a version of at least 6.0.0 here SAELens reads the file as an old one and loses the rest
         "metadata": {"sae_lens_version": "6.0.0", **metadata},
     }
-    if isinstance(sae, TopKSAE):
-        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
-        if not sae.relu:
-            config["architecture"] = SIGNED_TOPK
     write_tensors(folder / "sae_weights.safetensors", saved_weights(sae, scale))
-    write_json(folder / "cfg.json", config)
+    write_json(folder / "cfg.json", config | sae.saved_config())
 
 
 def load_sae(folder: Path, device: str = "cpu") -> SAE:
@@ -91,64 +67,45 @@ def load_sae(folder: Path, device: str = "cpu") -> SAE:
         UserError: a file is missing or damaged, or the SAE computes something that no class here does.
     """
     config = read_config(folder)
-    architecture = config.get("architecture")
-    if architecture not in _CLASSES:
+    named = _classes()
+    if (architecture := config.get("architecture")) not in named:
         raise UserError(
-            f"{folder}/cfg.json has `architecture` {architecture!r}, which this version does not load; it loads {', '.join(_CLASSES)}."
+            f"{folder}/cfg.json has `architecture` {architecture!r}, which this version does not load; it loads {', '.join(named)}."
         )
     for key, known in _LOADABLE.items():
         if (value := config.get(key, known[0])) not in known:
             raise UserError(
                 f"{folder}/cfg.json has `{key}` {value!r}, which this version does not load; it loads {', '.join(map(str, known))}."
             )
-    topk = _CLASSES[architecture] is TopKSAE
-    for key in ("d_in", "d_sae", *(["k"] if topk else [])):
+    cls = named[architecture]
+    for key in ("d_in", "d_sae", *(["k"] if ARCHITECTURES[cls.architecture].by_k else [])):
         if not isinstance(config.get(key), int):
             raise UserError(f"{folder}/cfg.json has no whole number `{key}`; fetch it again with `dvc pull {folder}`.")
     path = folder / "sae_weights.safetensors"
     weights = read_tensors(path)
-    shapes = expected_shapes(_CLASSES[architecture].architecture, config["d_in"], config["d_sae"])
-    for name, shape in shapes.items():
+    for name, shape in expected_shapes(cls, config["d_in"], config["d_sae"]).items():
         if name not in weights or tuple(weights[name].shape) != shape:
             raise UserError(f"{path} does not fit its cfg.json: {name} should have shape {shape}; fetch the folder again.")
-    if topk and config.get("rescale_acts_by_decoder_norm"):
-        weights = fold_decoder_norms(weights)
-    sae = assemble(
-        _CLASSES[architecture].architecture,
+    own, weights = cls.loaded(config, weights)
+    sae = cls.from_saved(
         weights,
         pre_bias=bool(config.get("apply_b_dec_to_input", True)),  # SAELens' own default
         layer_norm=config.get("normalize_activations") == "layer_norm",
-        **({"k": config["k"], "relu": architecture != SIGNED_TOPK} if topk else {}),
+        **own,
     )
     return sae.to(device)
 
 
-def expected_shapes(architecture: str, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of an architecture, by SAELens' names for both."""
+def _classes() -> dict[str, type[SAE]]:
+    """The class of each architecture that a file may name."""
+    found = (sae_class(name) for name in ARCHITECTURES)
+    return {_SAELENS.get(name, name): cls for cls in found for name in cls.loads}
+
+
+def expected_shapes(cls: type[SAE], d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a file of an architecture, by their names there."""
     shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    return shapes | dict.fromkeys(_BIASES[architecture].values(), (d_sae,))
-
-
-@torch.no_grad()
-def assemble(architecture: str, weights: dict[str, Tensor], **options: Any) -> SAE:
-    """A frozen SAE from tensors of `expected_shapes`, in float32. `options` are those of its class."""
-    d_in, d_sae = weights["W_enc"].shape
-    sae = _CLASSES[architecture](d_in, d_sae, **options)
-    for ours, saved in {"W_enc": "W_enc", "W_dec": "W_dec", "b_dec": "b_dec", **_BIASES[architecture]}.items():
-        getattr(sae, ours).copy_(weights[saved])
-    if isinstance(sae, JumpReluSAE):
-        sae.threshold.clamp_(min=0)  # elsewhere a JumpReLU has a ReLU as well, to which a negative threshold adds nothing
-    return sae.eval().requires_grad_(False)
-
-
-def fold_decoder_norms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same reconstructions from codes multiplied by the decoder's norms, with unit decoder rows."""
-    norms = weights["W_dec"].norm(dim=1)
-    return weights | {
-        "W_enc": weights["W_enc"] * norms,
-        "b_enc": weights["b_enc"] * norms,
-        "W_dec": weights["W_dec"] / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None],  # a row of zeros stays one
-    }
+    return shapes | {role.saved: (d_sae,) for role in cls.per_feature.values()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -197,10 +154,10 @@ def load_into(sae: SAE, folder: Path) -> None:
         UserError: they do not fit.
     """
     saved = load_sae(folder)
-    if (saved.d_in, saved.d_sae, saved.architecture) != (sae.d_in, sae.d_sae, sae.architecture):
+    if (saved.d_in, saved.d_sae, saved.saved_as) != (sae.d_in, sae.d_sae, sae.saved_as):
         raise UserError(
-            f"{folder} holds a {saved.architecture} SAE of {saved.d_sae} features on {saved.d_in} inputs, but the run continues a "
-            f"{sae.architecture} SAE of {sae.d_sae} on {sae.d_in}; name another run in `start_from`."
+            f"{folder} holds a {saved.saved_as} SAE of {saved.d_sae} features on {saved.d_in} inputs, but the run continues a "
+            f"{sae.saved_as} SAE of {sae.d_sae} on {sae.d_in}; name another run in `start_from`."
         )
     for setting in ("pre_bias", "layer_norm"):
         if getattr(saved, setting) != getattr(sae, setting):
@@ -208,9 +165,4 @@ def load_into(sae: SAE, folder: Path) -> None:
                 f"{folder} holds an SAE {'with' if getattr(saved, setting) else 'without'} `{setting}`, unlike the run that continues it; "
                 "let both have the same."
             )
-    parameters = dict(saved.named_parameters())
-    for name, parameter in sae.named_parameters():
-        parameter.copy_(parameters[name])
-    if isinstance(sae, BatchTopKSAE):
-        sae.threshold_sum.copy_(saved.threshold[0])
-        sae.threshold_weight.fill_(1.0)
+    sae.continue_from(saved)

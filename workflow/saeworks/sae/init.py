@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ..config.training import TrainingConfig
 from .base import SAE
-from .jumprelu import JumpReluSAE
 
 _MAX_ITERATIONS = 100
 _TOLERANCE = 1e-10  # relative change of the sum of distances
@@ -45,8 +44,7 @@ def initialise(
         sae.b_dec.copy_(sample.mean(dim=0))
     elif settings.decoder_bias_init == "geometric_median":
         sae.b_dec.copy_(geometric_median(sample))
-    if isinstance(sae, JumpReluSAE):
-        sae.threshold.fill_(settings.jumprelu_threshold)
+    sae.initialise()
 
 
 def _init_decoder(sae: SAE, settings: TrainingConfig, generator: torch.Generator) -> None:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ..store.errors import UserError, did_you_mean
 from ..store.files import read_json, write_json, write_tensors
-from .base import SAE
-from .formats import assemble, expected_shapes, fold_decoder_norms, load_sae, read_tensors
-from .topk import TopKSAE
+from .base import SAE, fold_decoder_norms
+from .build import sae_class
+from .formats import expected_shapes, load_sae, read_tensors
 
+IN_SAELENS = ("relu", "topk", "gated", "jumprelu")  # the architectures that SAELens computes as we do
 _PICKLES = (".pt", ".pth", ".bin")
 _MARKERS = ("sae_weights.safetensors", "sae.safetensors", "ae.pt")  # one of them is in every folder that holds one SAE
 _LISTED = 6  # names in an error message
@@ -45,8 +46,8 @@ _LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
 _PLAIN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
 _TOPK = {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec"}
 _DICTIONARY_LEARNING = {
-    "AutoEncoder": _Layout("standard", {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "bias"}, True, unit_rows=True),
-    "AutoEncoderNew": _Layout("standard", {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "decoder.bias"}, False),
+    "AutoEncoder": _Layout("relu", {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "bias"}, True, unit_rows=True),
+    "AutoEncoderNew": _Layout("relu", {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "decoder.bias"}, False),
     "AutoEncoderTopK": _Layout("topk", _TOPK, True, other_keys=("k", "threshold")),
     "BatchTopKSAE": _Layout("jumprelu", {**_TOPK, "threshold": "threshold"}, True, other_keys=("k",)),
     "MatryoshkaBatchTopKSAE": _Layout("jumprelu", _PLAIN, True, other_keys=("k", "group_sizes")),
@@ -57,7 +58,7 @@ _DICTIONARY_LEARNING = {
 }
 _SPARSIFY = _Layout("topk", {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}, True)
 _E2E = _Layout(
-    "standard",
+    "relu",
     {"W_enc": "encoder.0.weight", "b_enc": "encoder.0.bias", "W_dec": "decoder.weight", "b_dec": "decoder.bias"},
     False,
 )
@@ -150,9 +151,9 @@ def save_sparsify(sae: SAE, folder: Path, notes: dict[str, Any]) -> None:
         UserError: sparsify has no such SAE.
     """
     reason = None
-    if not isinstance(sae, TopKSAE):
+    if sae.architecture != "topk":
         reason = f"it has TopK SAEs only, and this is a {sae.architecture} SAE"
-    elif not sae.relu:
+    elif not sae.options.topk_relu:
         reason = "its TopK sets negative values to 0, and this SAE keeps them"
     elif sae.layer_norm:
         reason = "it does not standardise inputs, and this SAE does"
@@ -290,7 +291,7 @@ def _read(layout: _Layout, tensors: dict[str, Tensor], path: Path, **options: An
             f"{path} does not fit its layout: {layout.keys['W_enc']} should be a matrix, but has shape {_shape(encoder)}."
         )
     weights = {}
-    for name, shape in expected_shapes(layout.architecture, *encoder.shape).items():
+    for name, shape in expected_shapes(sae_class(layout.architecture), *encoder.shape).items():
         value, key = _untransposed(layout.keys[name], tensors), layout.keys[name]
         if name == "threshold" and value.ndim == 0:
             value = value.expand(shape)
@@ -306,7 +307,7 @@ def _read(layout: _Layout, tensors: dict[str, Tensor], path: Path, **options: An
     k = options.get("k", 1)
     if not 1 <= k <= encoder.shape[1]:
         raise UserError(f"{path} has {encoder.shape[1]} features, of which k = {k} cannot be active; correct its configuration.")
-    return assemble(layout.architecture, weights, pre_bias=layout.pre_bias, **options)
+    return sae_class(layout.architecture).from_saved(weights, pre_bias=layout.pre_bias, **options)
 
 
 def _untransposed(key: str, tensors: dict[str, Tensor]) -> Tensor:

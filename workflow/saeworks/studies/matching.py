@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
-from ..sae.sparse import largest_per_row
+from ..sae.selection import largest_per_row
 
 SHARED_COSINE = 0.7  # Paulo and Belrose 2025: below it, encoder and decoder matchings hardly ever agree
 _CHUNK = 2048  # rows of the cosine matrix held at once

@@ -20,11 +20,11 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from ..config.figures import FigureStyle
+from ..config.objectives import OBJECTIVES
 from ..store.errors import UserError
 from ..store.files import atomic_path
 from .reading import kinds
 
-MARKERS = {"local": "o", "e2e": "s", "e2e_ds": "^", "finetune": "D"}
 _FURTHER_MARKERS = ("v", "P", "X", "*", "<", ">")  # of the second kind of an objective on
 _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
 GREY = "#595959"
@@ -75,7 +75,7 @@ def _shrink(png: Path, dpi: int) -> None:
 
 def look(config: FigureStyle, objective: str, rank: int = 0) -> dict[str, Any]:
     """Colour and marker of an objective's kind number `rank` in the figure, and its dashes after the first."""
-    marker = _FURTHER_MARKERS[(rank - 1) % len(_FURTHER_MARKERS)] if rank else MARKERS[objective]
+    marker = _FURTHER_MARKERS[(rank - 1) % len(_FURTHER_MARKERS)] if rank else OBJECTIVES[objective].marker
     return {"color": colour(config, objective), "marker": marker, "linestyle": _DASHES[rank % len(_DASHES)]}
 
 
@@ -91,7 +91,7 @@ def colour(config: FigureStyle, objective: str) -> str:
     Raises:
         UserError: matplotlib does not know it.
     """
-    value = config.colors[objective]
+    value = config.colors.get(objective, OBJECTIVES[objective].color)
     if not is_color_like(value):
         raise UserError(f"the figure's `colors.{objective}` is {value!r}, which is no colour; write e.g. '#0072B2' or 'black'.")
     return value

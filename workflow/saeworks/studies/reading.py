@@ -7,19 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..config import architectures as declared
+from ..config import objectives
 from ..store.errors import UserError
 from .tables import read_table
 
-OBJECTIVES = ("local", "e2e", "e2e_ds", "finetune")
-LABELS = {"local": "local", "e2e": "e2e", "e2e_ds": "e2e+ds", "finetune": "fine-tuned"}
-ARCHITECTURES = {
-    "relu": "ReLU",
-    "topk": "TopK",
-    "batch_topk": "BatchTopK",
-    "matryoshka_batch_topk": "Matryoshka",
-    "gated": "Gated",
-    "jumprelu": "JumpReLU",
-}
+OBJECTIVES = tuple(objectives.OBJECTIVES)
+LABELS = {name: facts.label for name, facts in objectives.OBJECTIVES.items()}
+ARCHITECTURES = {name: facts.label for name, facts in declared.ARCHITECTURES.items()}
 # within a block in the order of the forward pass; `layer` of a residual after a block is that of the next
 _PLACES = ("hook_resid_post", "hook_resid_pre", "hook_z", "hook_attn_out", "hook_mlp_out")
 

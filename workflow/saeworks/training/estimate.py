@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..config.objectives import OBJECTIVES
 from ..config.training import RunSpec
 from ..sae.base import SAE
 from ..store.errors import UserError
@@ -42,7 +43,7 @@ def memory_needed(spec: RunSpec, d_in: int, model: Any | None = None) -> int:
     copies = 4 + bool(settings.weight_ema)
     codes = settings.batch_tokens * settings.d_sae
     kept = 0
-    if model is not None and spec.objective != "local":
+    if model is not None and OBJECTIVES[spec.objective].needs_model:
         arch = model.arch
         kept = _KEPT_PER_BLOCK * settings.batch_tokens * arch.d_model * arch.n_layers + 3 * _LOGIT_ROWS * arch.d_vocab
     return 4 * (copies * parameters + 4 * codes + 6 * settings.batch_tokens * d_in + kept)

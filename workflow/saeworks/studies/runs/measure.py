@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ...config.objectives import term_weights
 from ...store.files import content_hash, read_json
 from ..place import Place
 
@@ -56,7 +57,7 @@ def run_record(run: str, folder: Path) -> dict:
         "d_sae": config["d_sae"],
         "n_tokens": manifest["tokens_seen"],
         "lr": spec["training"]["lr"],
-        "reconstruction_coeff": _reconstruction_coeff(spec),
+        "reconstruction_coeff": term_weights(spec["objective"], spec["training"]).get("out_to_in", 0.0),
         "downstream": _downstream(spec),
         "start_from": start and f"{spec['hook_point']}/{start}",
         "grad_norm": _grad_norm(manifest, folder / "log.jsonl"),
@@ -71,17 +72,10 @@ def _grad_norm(manifest: dict, log: Path) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-def _reconstruction_coeff(spec: dict) -> float:
-    """Weight of the reconstruction error at the SAE, the objective's own where none is set."""
-    given = None if spec["objective"] == "local" else spec["training"].get("reconstruction_coeff")
-    return {"local": 1.0, "finetune": 0.5}.get(spec["objective"], 0.0) if given is None else float(given)
-
-
 def _downstream(spec: dict) -> str:
     """What the run reconstructs downstream: `all`, `next N` or a list of hook points; empty where it has no such term."""
     settings = spec["training"]
-    own = settings.get("downstream_coeff")
-    if spec["objective"] not in ("e2e_ds", "finetune") or not (2.5 * (spec["objective"] == "e2e_ds") if own is None else own):
+    if not term_weights(spec["objective"], settings).get("in_to_orig"):
         return ""
     if settings.get("downstream_hook_points"):
         return ", ".join(settings["downstream_hook_points"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.each import each
 from tests.sae import literal
 from tests.sae.literal import random
 from tests.sae.test_architectures import assert_literal
@@ -19,10 +20,12 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is made for Linux only")
 
-from saeworks.sae import compact, kernels  # noqa: E402
 from saeworks.sae.codes import Codes  # noqa: E402
-from saeworks.sae.compact import Compacted, capacity_for, encode_compact, kernel_fault  # noqa: E402
-from saeworks.sae.sparse import decode_active  # noqa: E402
+from saeworks.sae.execution import compact, dense, kernels, packed, trial  # noqa: E402
+from saeworks.sae.execution.compact import Compacted, encode_compact  # noqa: E402
+from saeworks.sae.execution.packed import capacity_for, count_selected  # noqa: E402
+from saeworks.sae.execution.products import decode_active  # noqa: E402
+from saeworks.sae.execution.trial import kernel_fault  # noqa: E402
 
 _CPU = torch.device("cpu")
 _GRID = torch.arange(7)[:, None] * 9 + torch.arange(9)
@@ -39,7 +42,7 @@ MASKS = {
     "none": torch.zeros(7, 9, dtype=torch.bool),
     "a long row and a long feature": (torch.arange(13)[:, None] == 3) | (torch.arange(15) == 10),
 }
-with_masks = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+with_masks = each("mask", MASKS.values())
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +70,7 @@ def _with_zeros(values: Tensor, n: int) -> Tensor:
 
 
 @with_masks
-@pytest.mark.parametrize("spare", [0, 5])
+@each("spare", [0, 5])
 def test_entries_above_their_floor_are_packed_in_order(mask, spare):
     active, values, dense = _packed(mask, spare)
     n = int(mask.sum())
@@ -81,7 +84,7 @@ def test_entries_above_their_floor_are_packed_in_order(mask, spare):
 
 
 @with_masks
-@pytest.mark.parametrize("spare, d", [(0, 5), (5, 1), (5, 9)])
+@each("spare, d", [(0, 5), (5, 1), (5, 9)])
 def test_the_products_equal_dense_ones(mask, spare, d):
     active, values, dense = _packed(mask, spare)
     n = int(mask.sum())
@@ -116,7 +119,7 @@ def test_tensors_that_are_not_contiguous_are_read_as_they_are_meant():
     _close(active.feature_sums(ones), MASKS["some"].double().sum(dim=0))
 
 
-@pytest.mark.parametrize("capacity", [0, 1, 10, 62])
+@each("capacity", [0, 1, 10, 62])
 def test_entries_without_a_place_are_counted_and_nothing_is_written_or_read_beyond(capacity):
     mask = MASKS["all"]
     matrix, floor = random(7, 9, seed=5) + 10, torch.zeros(9, dtype=torch.float64)
@@ -153,7 +156,7 @@ def test_decoding_and_its_gradients_equal_the_dense_product(mask):
 
 
 @with_masks
-@pytest.mark.parametrize("chunk_rows, pre_bias", [(3, True), (100, False)])
+@each("chunk_rows, pre_bias", [(3, True), (100, False)])
 def test_encoding_and_its_gradients_equal_the_dense_formula_for_every_chunk(mask, chunk_rows, pre_bias, monkeypatch):
     monkeypatch.setattr(compact, "CHUNK_ROWS", chunk_rows)
     n, d_sae = mask.shape
@@ -198,37 +201,42 @@ def _entries(sae, x: Tensor) -> int:
     return int((pre > sae.floor()).sum())
 
 
-@pytest.mark.parametrize("decoder, pre_bias", [("normalised", True), ("free", False)])
+def _with_places(capacity: int):
+    """A forward pass, as `dense.forward` is one."""
+    return lambda sae, x, dead, k_aux: packed.forward(sae, x, capacity)
+
+
 @pytest.mark.parametrize("variant", ["relu", "gated", "jumprelu"])
+@each("decoder, pre_bias", [("normalised", True), ("free", False)])
 def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, decoder, pre_bias):
     sae, x = literal.make(variant, decoder=decoder, pre_bias=pre_bias), random(6, 5, seed=9)
     n = _entries(sae, x)
-    expected, gradients = assert_literal(sae, variant, x, k=3, capacity=n + 7)
+    expected, gradients = assert_literal(sae, variant, x, k=3, forward=_with_places(n + 7))
     assert (expected.codes == 0).any() and (expected.codes != 0).any()
     assert all(gradient.any() for gradient in gradients.values())
-    step = sae.train_forward(x, capacity=n + 7)
+    step = packed.forward(sae, x, n + 7)
     assert torch.equal(step.codes.fired(), expected.codes.any(dim=0))
     assert step.codes.l0().item() == pytest.approx((expected.codes != 0).sum().item() / 6, rel=1e-6)
-    assert sae.count_selected(step.pre) == n == sae.count_selected(sae.train_forward(x, sparse=False).pre)
+    assert count_selected(sae, step.pre) == n == count_selected(sae, dense.forward(sae, x).pre)
 
 
-@pytest.mark.parametrize("variant", ["relu", "gated", "jumprelu"])
+@each("variant", ["relu", "gated", "jumprelu"])
 def test_a_dictionary_in_which_everything_or_nothing_is_active(variant):
     sae, x = literal.make(variant), random(4, 5, seed=9)
     for bias, n in ((1e3, 44), (-1e6, 0)):
         with torch.no_grad():
             for name in {"b_enc", "b_mag"} & dict(sae.named_parameters()).keys():
                 sae.get_parameter(name).fill_(bias)
-        assert_literal(sae, variant, x, k=3, capacity=n + 1)
-        assert sae.count_selected(sae.train_forward(x, capacity=n + 1).pre) == n
+        assert_literal(sae, variant, x, k=3, forward=_with_places(n + 1))
+        assert count_selected(sae, packed.forward(sae, x, n + 1).pre) == n
 
 
 def test_what_the_threshold_kernel_reaches_counts_as_an_entry():
     sae, x = literal.make("jumprelu"), random(30, 5, seed=9)
     pre = x @ sae.W_enc + sae.b_enc
-    near = (pre > sae.threshold - sae.bandwidth / 2) & (pre <= sae.threshold)
-    step = sae.train_forward(x, capacity=400)
-    assert near.any() and sae.count_selected(step.pre) == near.sum() + (pre > sae.threshold).sum()
+    near = (pre > sae.threshold - sae.options.jumprelu_bandwidth / 2) & (pre <= sae.threshold)
+    step = packed.forward(sae, x, 400)
+    assert near.any() and count_selected(sae, step.pre) == near.sum() + (pre > sae.threshold).sum()
 
 
 # dense or sparse
@@ -245,14 +253,14 @@ def test_the_capacity_holds_more_than_the_last_step_had_and_is_dense_above_a_sha
 
 
 def test_a_late_number_is_the_number():
-    assert compact.LateNumber(torch.tensor(7)).read() == 7
+    assert packed.LateNumber(torch.tensor(7)).read() == 7
 
 
 def test_dense_steps_are_counted_on_some_rows(monkeypatch):
-    monkeypatch.setattr("saeworks.sae.base._COUNTED_ROWS", 2)
+    monkeypatch.setattr(packed, "_COUNTED_ROWS", 2)
     sae = literal.make("relu")
     pre = torch.where(torch.arange(5)[:, None] < 2, 1.0, -1.0).double().expand(5, 11)
-    assert sae.count_selected(Codes(pre)) == 55
+    assert count_selected(sae, Codes(pre)) == 55
 
 
 # trust
@@ -264,7 +272,7 @@ def test_the_kernels_pass_their_own_trial(monkeypatch):
     assert kernel_fault(_CPU) is None
 
 
-@pytest.mark.parametrize(
+@each(
     "name, found",
     [
         ("count_rows", "places"),
@@ -274,7 +282,7 @@ def test_the_kernels_pass_their_own_trial(monkeypatch):
     ],
 )
 def test_a_wrong_kernel_is_refused_with_a_sentence(monkeypatch, name, found):
-    monkeypatch.setattr(compact, "_TRIAL", (8, 20, 5))
+    monkeypatch.setattr(trial, "_TRIAL", (8, 20, 5))
     sound = getattr(kernels, name)
 
     def wrong(*args):
@@ -285,12 +293,13 @@ def test_a_wrong_kernel_is_refused_with_a_sentence(monkeypatch, name, found):
         return sound(*args) + (torch.arange(8) == 2) if name == "count_rows" else sound(*args) * 1.001
 
     assert kernel_fault(_CPU) is None
-    monkeypatch.setattr(kernels, name, wrong)
-    assert kernel_fault(_CPU) == f"the sparse kernels are wrong there ({found})"
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, name, wrong)
+        assert kernel_fault(_CPU) == f"the sparse kernels are wrong there ({found})"
 
 
 def test_a_wrong_number_is_refused_even_if_it_is_not_a_number(monkeypatch):
-    monkeypatch.setattr(compact, "_TRIAL", (8, 20, 5))
+    monkeypatch.setattr(trial, "_TRIAL", (8, 20, 5))
     monkeypatch.setattr(kernels, "products_at", lambda cols, *_: torch.full((len(cols),), torch.nan))
     assert "wrong" in kernel_fault(_CPU)
 
@@ -302,8 +311,8 @@ def test_a_kernel_that_fails_and_a_missing_triton_are_sentences(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(kernels, "count_rows", fail)
         assert kernel_fault(_CPU) == "the sparse kernels fail there (RuntimeError no kernel image is available)"
-    monkeypatch.setitem(sys.modules, "saeworks.sae.kernels", None)
-    monkeypatch.delattr("saeworks.sae.kernels")
+    monkeypatch.setitem(sys.modules, "saeworks.sae.execution.kernels", None)
+    monkeypatch.delattr("saeworks.sae.execution.kernels")
     assert kernel_fault(_CPU) == "Triton, which the sparse kernels need, is not installed"
 
 
@@ -314,15 +323,15 @@ def test_a_device_is_tried_once_and_a_fault_said_once(monkeypatch, capsys):
         tried.append(device)
         return None if device.index == 0 else "Triton is ill"
 
-    monkeypatch.setattr(compact, "kernel_fault", fault)
-    compact.usable.cache_clear()
+    monkeypatch.setattr(trial, "kernel_fault", fault)
+    trial.usable.cache_clear()
     try:
         for _ in range(2):
-            assert not compact.usable(_CPU)
-            assert compact.usable(torch.device("cuda:0"))
-            assert not compact.usable(torch.device("cuda:1"))
+            assert not trial.usable(_CPU)
+            assert trial.usable(torch.device("cuda:0"))
+            assert not trial.usable(torch.device("cuda:1"))
     finally:
-        compact.usable.cache_clear()
+        trial.usable.cache_clear()
     assert len(tried) == 2
     assert capsys.readouterr().out == "ReLU, Gated and JumpReLU SAEs train with dense products on cuda:1: Triton is ill.\n"
 
@@ -333,7 +342,7 @@ import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from saeworks.sae import kernels
+from saeworks.sae.execution import kernels
 
 CONSTANTS = {"BLOCK": kernels._BLOCK, "WIDTH": kernels._WIDTH}
 ENTRIES = {"segment_kernel": kernels._TILE // kernels._WIDTH, "product_kernel": kernels._ENTRIES}
@@ -362,7 +371,7 @@ def test_the_kernels_compile_for_an_h200_without_atomic_sums(tmp_path):
     environment = os.environ | {
         "TRITON_INTERPRET": "0",
         "TRITON_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(Path(compact.__file__).parents[2]), *filter(None, sys.path)]),
+        "PYTHONPATH": os.pathsep.join([str(Path(compact.__file__).parents[3]), *filter(None, sys.path)]),
     }
     done = subprocess.run([sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

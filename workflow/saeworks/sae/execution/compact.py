@@ -1,27 +1,20 @@
-"""Sparse training steps on a CUDA device for architectures whose number of active entries only the device knows.
+"""The entries of a matrix above a floor, packed on their device into buffers of a fixed size, and products with them.
 
-The entries above the floor are packed into buffers of a fixed `capacity`, sorted by row, and Triton kernels multiply them
-(`kernels`). The host makes no decision in between: it chooses the capacity, or dense products, from the number of entries of
-the step before, and reads this step's number while the device is at work on the gradients. Where there were more entries than
-places, the gradients are thrown away and the step is made again with dense products, so that no entry is ever left out.
+Nothing depends on how many there are, so the host needs not wait to know. Triton kernels multiply them (`kernels`).
 """
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .sparse import Active, EncodeActive
+from .products import Active, EncodeActive
 
 CHUNK_ROWS = 4096  # rows of pre-activations that exist at once
-_SPARE = 1.5  # times the entries of the last step
-_SMALLEST = 1024  # places
-_TRIAL = (37, 1131, 133)  # rows, features and columns of the case that the kernels are tried on; more than their blocks
-_TOLERANCE = 1e-5  # of the largest number, for float32 sums in another order
 
 
 class Compacted(Active):
@@ -49,7 +42,7 @@ class Compacted(Active):
 
     def times(self, values: Float[Tensor, " n"], matrix: Float[Tensor, "F d"]) -> Float[Tensor, "B d"]:
         """The sparse matrix of `values`, times `matrix`."""
-        from . import kernels
+        from . import kernels  # needs Triton
 
         return kernels.segment_sums(self.cols, values, self.row_offsets, matrix)
 
@@ -153,93 +146,3 @@ class _EncodeCompact(EncodeActive):
         ctx.save_for_backward(x, W_enc)
         ctx.actives, ctx.has_b_dec = actives, b_dec is not None
         return (builder.values,)
-
-
-# the choice between dense and sparse
-
-
-def capacity_for(entries: int | None, shape: tuple[int, int], dense_above: float) -> int | None:
-    """Places for the next step's entries; None where dense products are faster, or nothing is known yet.
-
-    Args:
-        entries: of the last step.
-        shape: of the code matrix.
-        dense_above: share of its entries above which dense products are faster.
-    """
-    if entries is None or entries > dense_above * shape[0] * shape[1]:
-        return None
-    wanted = max(_SMALLEST, int(_SPARE * entries))
-    unit = 2 ** (wanted.bit_length() - 4)  # few different sizes, so that freed buffers fit again
-    return -(-wanted // unit) * unit
-
-
-class LateNumber:
-    """A whole number on a device, sent to the host without waiting for it."""
-
-    def __init__(self, number: Int[Tensor, ""]) -> None:
-        self._value = torch.empty((), dtype=torch.long, pin_memory=number.is_cuda).copy_(number, non_blocking=True)
-        self._sent = torch.cuda.current_stream(number.device).record_event() if number.is_cuda else None
-
-    def read(self) -> int:
-        """The number; waits for what the device had to do until it was sent, not for what it was given since."""
-        if self._sent is not None:
-            self._sent.synchronize()
-        return int(self._value)
-
-
-# whether the kernels can be trusted
-
-
-@cache
-def usable(device: torch.device) -> bool:
-    """Whether the kernels work on this device, tried out once; if not, a sentence says why."""
-    if device.type != "cuda":
-        return False
-    fault = kernel_fault(device)
-    if fault:
-        print(f"ReLU, Gated and JumpReLU SAEs train with dense products on {device}: {fault}.", flush=True)
-    return fault is None
-
-
-def kernel_fault(device: torch.device) -> str | None:
-    """Why the kernels cannot be used on a device, or None if they agree with dense products on a small random case."""
-    try:
-        from . import kernels  # noqa: F401
-    except ImportError:
-        return "Triton, which the sparse kernels need, is not installed"
-    try:
-        wrong = _disagreement(device)
-    except Exception as error:  # whatever the compiler or the driver raises
-        return f"the sparse kernels fail there ({' '.join([type(error).__name__, *str(error).split()])[:200]})"
-    return wrong and f"the sparse kernels are wrong there ({wrong})"
-
-
-def _disagreement(device: torch.device) -> str | None:
-    """Which product differs from the dense one, on odd sizes, with an empty and a full row and more places than entries."""
-    n_rows, n_features, d = _TRIAL
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-    matrix, floor = draw(n_rows, n_features), 1 + draw(n_features).abs()
-    matrix[3], matrix[5] = -10.0, 10.0
-    left, right = draw(n_rows, d), draw(n_features, d)
-    kept = matrix > floor
-    values, dense = matrix[kept], (matrix * kept).double()
-    n = len(values)
-    active, found = compact(matrix.to(device), floor.to(device), n + 100)
-    there = found.to(device), left.to(device), right.to(device)
-    pairs = {
-        "places": (active.rows[:n].cpu() * n_features + active.cols[:n].cpu(), kept.flatten().nonzero().squeeze(1)),
-        "values": (found[:n], values),
-        "number of entries": (active.count, torch.tensor(n)),
-        "codes times dictionary": (active.times(there[0], there[2]), dense @ right.double()),
-        "transposed codes times inputs": (active.transposed_times(there[0], there[1]), dense.T @ left.double()),
-        "products at entries": (active.product_at(there[1], there[2])[:n], (left.double() @ right.double().T)[kept]),
-        "sums of features": (active.feature_sums(there[0]), dense.sum(dim=0)),
-    }
-    for name, (ours, theirs) in pairs.items():
-        ours = ours.double().cpu()
-        if not ((ours - theirs).abs() <= _TOLERANCE * theirs.abs().max()).all():
-            return name
-    return None

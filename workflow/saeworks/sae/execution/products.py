@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -19,9 +18,6 @@ from torch import Tensor
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 torch.sparse.check_sparse_tensor_invariants.disable()  # the indices are made here; checking them costs more than the products
-
-CHUNK_ROWS = 512  # rows of pre-activations that exist at once: entries are selected while they are in cache
-_GROUPS = 128  # of the features, for the bound of `largest_per_row`
 
 
 class Active:
@@ -104,11 +100,14 @@ def encode_active(
     b_enc: Float[Tensor, " F"],
     b_dec: Float[Tensor, " d"] | None,
     select: Select,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int,
 ) -> list[tuple[Active, Float[Tensor, " n"]]]:
     """Pre-activations `(x − b_dec) W_enc + b_enc` at the selected entries, without the others ever being stored.
 
     Differentiable in the weights, not in `x`.
+
+    Args:
+        chunk_rows: rows of pre-activations that exist at once.
     """
     actives: list[Active] = []
     values = EncodeActive.apply(x, W_enc, b_enc, b_dec, select, chunk_rows, actives)
@@ -166,69 +165,3 @@ class _DecodeActive(torch.autograd.Function):
             ctx.active.transposed_times(values, gradient) if needs_dictionary else None,
             None,
         )
-
-
-def flat_nonzero(mask: Bool[Tensor, "rows F"]) -> Int[Tensor, " n"]:
-    """Flat indices of the true entries, in order."""
-    if mask.is_cuda:
-        return mask.view(-1).nonzero().squeeze(1)
-    return torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times faster than torch's on few true entries
-
-
-def largest_per_row(pre: Float[Tensor, "rows F"], k: int) -> Int[Tensor, " rows*k"]:
-    """Flat indices of the `k` largest entries of each row, in order; of equal entries the first features are taken.
-
-    The k-th largest of the maxima of groups of features is a lower bound of the k-th largest entry. Few entries reach it,
-    and only these are compared with each other.
-    """
-    n = pre.shape[1]
-    if k >= n:
-        return torch.arange(pre.numel(), device=pre.device)
-    if pre.is_cuda:
-        return largest_per_row_without_sync(pre, k)
-    groups = max(_GROUPS, 4 * k)
-    if n < 4 * groups:  # short rows: no bound that would pay
-        return _keep_largest(pre.new_empty(0, dtype=torch.long), pre, k)
-    maxima = pre[:, : n // groups * groups].unflatten(1, (-1, groups)).amax(dim=1)
-    bound = maxima.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-    return _keep_largest(flat_nonzero(pre >= bound), pre, k)
-
-
-def largest_per_row_without_sync(pre: Float[Tensor, "rows F"], k: int) -> Int[Tensor, " rows*k"]:
-    """As `largest_per_row` for a device that computes ahead: nothing depends on a value. Ties are settled arbitrarily."""
-    cols = pre.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
-    return (cols + torch.arange(len(pre), device=pre.device)[:, None] * pre.shape[1]).flatten()
-
-
-def _keep_largest(candidates: Tensor, pre: Tensor, k: int) -> Tensor:
-    """The `k` largest of each row among `candidates` (sorted flat indices; all entries if there are none)."""
-    n_rows, n = pre.shape
-    if len(candidates) == 0:
-        least = pre.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-        flat = flat_nonzero(pre >= least)
-        rows, least = flat // n, least.squeeze(1)
-    else:
-        flat, rows = candidates, candidates // n
-        counts = torch.bincount(rows, minlength=n_rows)
-        place = torch.arange(len(flat)) - (counts.cumsum(0) - counts)[rows]
-        values = pre.view(-1)[flat]
-        padded = pre.new_full((n_rows, max(k, int(counts.max()))), -torch.inf)
-        padded[rows, place] = values
-        least = padded.topk(k, dim=1, sorted=False).values.amin(dim=1)
-        kept = values >= least[rows]
-        flat, rows = flat[kept], rows[kept]
-    if len(flat) == n_rows * k:
-        return flat
-    # ties at the k-th place: of those that equal it, keep the first
-    equal = pre.view(-1)[flat] == least[rows]
-    above = torch.zeros(n_rows, dtype=torch.long, device=pre.device).index_add_(0, rows, (~equal).long())
-    rank = equal.long().cumsum(0)
-    before = torch.zeros(n_rows, dtype=torch.long, device=pre.device).index_add_(0, rows, equal.long())
-    before = before.cumsum(0) - before
-    return flat[~equal | (rank - before[rows] <= k - above[rows])]
-
-
-def largest_overall(values: Float[Tensor, "rows F"], count: int) -> Int[Tensor, " count"]:
-    """Flat indices of the `count` largest entries of the matrix, in order; of equal entries the first are taken."""
-    flat = values.reshape(1, -1)
-    return largest_per_row(flat, min(count, flat.shape[1]))

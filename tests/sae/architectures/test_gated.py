@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+from tests.each import each
 from tests.sae import literal
 from tests.sae.literal import make, random
 
-BOTH_PATHS = pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+from saeworks.sae.execution import active, dense
+
+BOTH_WAYS = each("way", [active, dense])
 
 
-@BOTH_PATHS
-@pytest.mark.parametrize("decoder", ["normalised", "free"])
-def test_the_auxiliary_loss_does_not_move_the_decoder(decoder, sparse):
+@BOTH_WAYS
+@each("decoder", ["normalised", "free"])
+def test_the_auxiliary_loss_does_not_move_the_decoder(decoder, way):
     sae, x = make("gated", decoder=decoder), random(6, 5, seed=9)
-    sae.auxiliary_terms(sae.train_forward(x, sparse=sparse), literal.mse)["gate"].backward()
+    sae.auxiliary_terms(way.forward(sae, x), literal.mse)["gate"].backward()
     for name in ("W_dec", "b_dec", "b_mag", "r_mag"):
         gradient = sae.get_parameter(name).grad
         assert gradient is None or not gradient.any()
     assert sae.W_enc.grad.any() and sae.b_enc.grad.any()
 
 
-@BOTH_PATHS
-def test_under_pre_bias_the_auxiliary_loss_reaches_the_bias_through_the_encoder_only(sparse):
+@BOTH_WAYS
+def test_under_pre_bias_the_auxiliary_loss_reaches_the_bias_through_the_encoder_only(way):
     sae, x = make("gated", pre_bias=True), random(6, 5, seed=9)
-    sae.auxiliary_terms(sae.train_forward(x, sparse=sparse), literal.mse)["gate"].backward()
+    sae.auxiliary_terms(way.forward(sae, x), literal.mse)["gate"].backward()
     torch.testing.assert_close(sae.b_dec.grad, -(sae.W_enc @ sae.b_enc.grad).detach(), rtol=1e-10, atol=1e-12)
 
 
-@BOTH_PATHS
-def test_the_penalty_moves_the_gate_and_not_the_magnitudes(sparse):
+@BOTH_WAYS
+def test_the_penalty_moves_the_gate_and_not_the_magnitudes(way):
     sae, x = make("gated"), random(6, 5, seed=9)
-    penalised = sae.penalised(sae.train_forward(x, sparse=sparse))
+    penalised = sae.penalised(way.forward(sae, x), "l1")
     torch.testing.assert_close(penalised.dense(), literal.positive(x @ sae.W_enc + sae.b_enc), rtol=1e-10, atol=1e-12)
     penalised.values.sum().backward()
     assert sae.b_mag.grad is None and sae.r_mag.grad is None

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from .base import SAE
-from .codes import Codes
+from ...config.base import Frozen
+from ..base import SAE
+from ..codes import Codes
+
+LABEL = "ReLU"
+PENALTIES = ("l1", "lp", "l1_decoder_norm", "tanh")
+
+
+class Options(Frozen):
+    """It has none."""
 
 
 class ReluSAE(SAE):
     """c = ReLU(x W_enc + b_enc); Braun et al. 2024 (arXiv 2405.12241), Bloom 2024, Anthropic April 2024."""
 
-    architecture = "standard"
+    options_type = Options
 
     def activate(self, pre: Codes) -> Codes:
         """c = ReLU(pre)."""

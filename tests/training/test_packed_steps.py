@@ -11,13 +11,16 @@ from torch import Tensor
 
 from saeworks.config.training import RunSpec
 from saeworks.lm.sites import Site
-from saeworks.sae import compact
 from saeworks.sae.build import build_sae
-from saeworks.sae.compact import Compacted
+from saeworks.sae.execution import choice, dense, packed
+from saeworks.sae.execution.choice import ByDensity
+from saeworks.sae.execution.compact import Compacted
+from saeworks.sae.execution.packed import Packed
 from saeworks.store.checkpoint import load_checkpoint
-from saeworks.training import member
-from saeworks.training.member import Member, RunFolder
-from saeworks.training.objective import CleanPass, loss_terms
+from saeworks.training.clean import CleanPass
+from saeworks.training.member import Member
+from saeworks.training.objective import Objective
+from saeworks.training.scratch import RunFolder
 
 pytest.importorskip("triton", reason="Triton is made for Linux only")
 
@@ -39,9 +42,9 @@ _CASES = {
 @pytest.fixture(autouse=True)
 def _packs(monkeypatch):
     """Steps pack their entries on the CPU too, unless almost all of them are active."""
-    monkeypatch.setattr(member, "usable", lambda device: True)
-    monkeypatch.setattr(member, "_DENSE_ABOVE", {"float32": 0.9, "tensor cores": 0.9})
-    monkeypatch.setattr(compact, "_SMALLEST", 16)
+    monkeypatch.setattr(choice, "usable", lambda device: True)
+    monkeypatch.setattr(choice, "_DENSE_ABOVE_PACKED", {"float32": 0.9, "tensor cores": 0.9})
+    monkeypatch.setattr(packed, "_SMALLEST", 16)
 
 
 def _spec(**settings: object) -> RunSpec:
@@ -66,7 +69,18 @@ def _member(spec: RunSpec, dtype: torch.dtype = torch.float64) -> Member:
         if spec.training.architecture == "jumprelu":
             sae.threshold.abs_()
     downstream = _LATER if spec.objective == "e2e_ds" else []
-    return Member(spec, sae, downstream, 40, 1.0, None, lambda step: torch.zeros(1, D_MODEL))
+    return Member(spec, sae, Objective(spec, downstream), 40, lambda step: torch.zeros(1, D_MODEL))
+
+
+def _by_density(spec: RunSpec, dtype: torch.dtype = torch.float64) -> Member:
+    """The same run without packed entries."""
+    made = _member(spec, dtype)
+    made.execution = ByDensity()
+    return made
+
+
+def _capacity(trained: Member) -> int | None:
+    return trained.execution.capacity(2 * CONTEXT, trained.sae.d_sae)
 
 
 def _train(trained: Member, steps: range) -> list[dict]:
@@ -76,31 +90,31 @@ def _train(trained: Member, steps: range) -> list[dict]:
 
 @pytest.fixture
 def passes(monkeypatch) -> list[tuple[int | None, Compacted | None]]:
-    """Capacity and places of every forward pass from now on."""
-    seen = []
+    """Number of places, and the entries there, of every forward pass from now on."""
+    seen, real = [], Objective.terms
 
     def recorded(*args):
-        terms, forward = loss_terms(*args)
-        seen.append((args[-1], forward.pre.active))
+        terms, forward = real(*args)
+        active = forward.pre.active
+        seen.append((len(forward.pre.values) if isinstance(active, Compacted) else None, active))
         return terms, forward
 
-    monkeypatch.setattr(member, "loss_terms", recorded)
+    monkeypatch.setattr(Objective, "terms", recorded)
     return seen
 
 
 @pytest.mark.parametrize("case", _CASES)
 def test_steps_with_packed_entries_equal_dense_ones(case, passes):
     spec = _spec(**_CASES[case])
-    packed, dense = _member(spec), _member(spec)
-    dense.compacts = False
-    lines = _train(packed, range(3))
+    trained, other = _member(spec), _by_density(spec)
+    lines = _train(trained, range(3))
     assert [isinstance(active, Compacted) for _, active in passes] == [False, True, True]
     passes.clear()
-    expected = _train(dense, range(3))
+    expected = _train(other, range(3))
     assert not any(isinstance(active, Compacted) for _, active in passes)
     for line, wanted in zip(lines, expected, strict=True):
         assert line == pytest.approx(wanted, rel=1e-8)
-    for (name, tensor), wanted in zip(packed.tensors().items(), dense.tensors().values(), strict=True):
+    for (name, tensor), wanted in zip(trained.tensors().items(), other.tensors().values(), strict=True):
         torch.testing.assert_close(tensor, wanted, rtol=1e-7, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
     if "ghost" in case:
         assert lines[-1]["ghost"] > 0 and lines[-1]["dead_features"] >= 3
@@ -108,19 +122,19 @@ def test_steps_with_packed_entries_equal_dense_ones(case, passes):
 
 def test_the_next_capacity_follows_the_entries_of_this_step(passes):
     trained = _member(_spec())
-    assert trained.capacity(2 * CONTEXT) is None
+    assert _capacity(trained) is None
     for step in range(3):
-        expected = trained.capacity(2 * CONTEXT)
+        expected = _capacity(trained)
         before = trained.sae.W_enc.detach().clone(), trained.sae.b_enc.detach().clone(), trained.sae.b_dec.detach().clone()
         x = _batch(trained.spec, step, torch.float64)[0]
         _train(trained, range(step, step + 1))
         assert passes[-1][0] == expected
-        assert trained.entries == int(((x - before[2]) @ before[0] + before[1] > 0).sum())
-        assert trained.entries * 1.5 - 1 <= trained.capacity(2 * CONTEXT) <= trained.entries * 1.7
+        assert trained.execution.entries == int(((x - before[2]) @ before[0] + before[1] > 0).sum())
+        assert trained.execution.entries * 1.5 - 1 <= _capacity(trained) <= trained.execution.entries * 1.7
 
 
 def test_steps_are_dense_while_many_entries_are_active(passes, monkeypatch):
-    monkeypatch.setattr(member, "_DENSE_ABOVE", {"float32": 0.01, "tensor cores": 1.0})
+    monkeypatch.setattr(choice, "_DENSE_ABOVE_PACKED", {"float32": 0.01, "tensor cores": 1.0})
     _train(_member(_spec()), range(3))
     assert passes == [(None, None)] * 3
     _train(_member(_spec(tf32=True)), range(2))
@@ -131,24 +145,23 @@ def test_steps_are_dense_while_many_entries_are_active(passes, monkeypatch):
 def test_other_architectures_and_auxk_are_never_packed(settings, passes):
     trained = _member(_spec(**settings))
     _train(trained, range(2))
-    assert not trained.compacts and trained.entries is None
+    assert not trained.execution.uses_kernels and trained.execution.entries is None
     assert not any(isinstance(active, Compacted) for _, active in passes)
 
 
 @pytest.mark.parametrize("case", ["relu", "gated", "jumprelu", "relu e2e_ds"])
 def test_a_step_with_more_entries_than_places_is_made_again_dense(case, passes):
     spec = _spec(**_CASES[case])
-    packed, dense = _member(spec, torch.float32), _member(spec, torch.float32)
-    dense.compacts = False
-    expected = _train(dense, range(1))
+    trained, other = _member(spec, torch.float32), _by_density(spec, torch.float32)
+    expected = _train(other, range(1))
     passes.clear()
-    packed.entries = 1  # 16 places
-    assert _train(packed, range(1)) == expected
+    trained.execution.entries = 1  # 16 places
+    assert _train(trained, range(1)) == expected
     assert [capacity for capacity, _ in passes] == [16, None]
     assert passes[0][1].count > 16
-    for name, tensor in packed.tensors().items():
-        assert torch.equal(tensor, dense.tensors()[name]), name
-    assert packed.entries > 16 and packed.capacity(2 * CONTEXT) >= packed.entries  # the next step has room
+    for name, tensor in trained.tensors().items():
+        assert torch.equal(tensor, other.tensors()[name]), name
+    assert trained.execution.entries > 16 and _capacity(trained) >= trained.execution.entries  # the next step has room
 
 
 def _folder(path: Path, trained: Member) -> RunFolder:
@@ -166,7 +179,7 @@ def test_an_interrupted_run_goes_on_with_the_same_steps(case, tmp_path, passes):
     assert folder.restore() == 0
     _train(stopped, range(2))
     folder.save(2)
-    assert load_checkpoint(folder.checkpoint)[1]["entries"] == stopped.entries
+    assert load_checkpoint(folder.checkpoint)[1]["entries"] == stopped.execution.entries
     passes.clear()
     continued = _member(spec, torch.float32)
     assert _folder(tmp_path, continued).restore() == 2
@@ -179,15 +192,15 @@ def test_an_interrupted_run_goes_on_with_the_same_steps(case, tmp_path, passes):
 def test_a_checkpoint_of_a_run_that_does_not_pack_says_nothing_about_entries(tmp_path, monkeypatch):
     monkeypatch.undo()
     trained = _member(_spec(), torch.float32)
-    assert not trained.compacts
+    assert not trained.execution.uses_kernels
     folder = _folder(tmp_path, trained)
     folder.restore()
     _train(trained, range(2))
     folder.save(2)
     assert load_checkpoint(folder.checkpoint)[1].keys() == {"step", "identity", "log_bytes"}
     packing = _member(_spec(), torch.float32)
-    packing.compacts = True
-    assert _folder(tmp_path, packing).restore() == 2 and packing.entries is None
+    packing.execution = Packed(dense_above=0.9)
+    assert _folder(tmp_path, packing).restore() == 2 and packing.execution.entries is None
 
 
 @pytest.mark.parametrize("case", ["relu", "gated", "jumprelu"])
@@ -195,14 +208,15 @@ def test_under_bf16_the_encoder_rounds_and_the_rest_of_the_sae_does_not(case):
     spec = _spec(**_CASES[case] | {"precision": "bf16"})
     x = _batch(spec, 0, torch.float32)[0]
     found = {}
-    for capacity in (None, 10_000):
+    roomy = Packed(dense_above=1.0)
+    roomy.entries = len(x) * spec.training.d_sae
+    for execution in (dense, roomy):
         sae = _member(spec, torch.float32).sae
-        terms, forward = loss_terms(sae, x, spec, capacity=capacity)
+        terms, forward = Objective(spec).terms(sae, execution, x)
         assert forward.pre.values.dtype == forward.output.dtype == torch.float32
         sum(terms.values()).backward()
-        found[capacity] = forward.pre.dense(), {name: p.grad for name, p in sae.named_parameters()}
-    dense, packed = found[None][0], found[10_000][0]
-    floor = sae.floor()
-    assert torch.equal(packed, dense * (dense > floor))
-    for name, gradient in found[None][1].items():
-        assert (found[10_000][1][name] - gradient).norm() < 0.03 * gradient.norm(), name
+        found[execution] = forward.pre.dense(), {name: p.grad for name, p in sae.named_parameters()}
+    (whole, expected), (entries, gradients) = found[dense], found[roomy]
+    assert torch.equal(entries, whole * (whole > sae.floor()))
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).norm() < 0.03 * gradient.norm(), name

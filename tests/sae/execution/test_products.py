@@ -1,23 +1,18 @@
-"""Sparse products equal dense ones, and selections those of a stable sort."""
+"""Products with active entries only equal dense ones, gradients included."""
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
+from tests.each import each
 from tests.sae.literal import random
 from torch import Tensor
 
-from saeworks.sae import base, sparse
 from saeworks.sae.codes import Codes
-from saeworks.sae.sparse import (
-    Active,
-    decode_active,
-    encode_active,
-    flat_nonzero,
-    largest_overall,
-    largest_per_row,
-    largest_per_row_without_sync,
-)
+from saeworks.sae.execution.products import Active, decode_active, encode_active
+from saeworks.sae.selection import flat_nonzero
 
 # masks of (rows, features): what is active
 MASKS = {
@@ -30,7 +25,7 @@ MASKS = {
     "all": torch.ones(7, 9, dtype=torch.bool),
     "none": torch.zeros(7, 9, dtype=torch.bool),
 }
-with_masks = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+with_masks = each("mask", MASKS.values())
 
 
 def _active(mask: Tensor) -> tuple[Active, Tensor, Tensor]:
@@ -45,7 +40,7 @@ def _close(actual: Tensor, expected: Tensor) -> None:
 
 
 @with_masks
-@pytest.mark.parametrize("d", [1, 5])
+@each("d", [1, 5])
 def test_the_products_equal_dense_ones(mask, d):
     active, values, dense = _active(mask)
     rows, features = random(mask.shape[0], d, seed=1), random(mask.shape[1], d, seed=2)
@@ -74,8 +69,7 @@ def test_decoding_and_its_gradients_equal_the_dense_product(mask):
 
 
 @with_masks
-@pytest.mark.parametrize("chunk_rows", [1, 2, 3, 7, 100])
-@pytest.mark.parametrize("pre_bias", [True, False])
+@each("chunk_rows, pre_bias", product([1, 2, 3, 7, 100], [True, False]))
 def test_encoding_and_its_gradients_equal_the_dense_formula_for_every_chunk(mask, chunk_rows, pre_bias):
     n, d_sae = mask.shape
     x = random(n, 5, seed=1)
@@ -105,7 +99,7 @@ def test_encoding_and_its_gradients_equal_the_dense_formula_for_every_chunk(mask
 
 def test_a_purpose_without_a_gradient_adds_none():
     x, W_enc, b_enc = random(4, 5), random(5, 9, seed=1).requires_grad_(), random(9, seed=2).requires_grad_()
-    (active, values), _ = encode_active(x, W_enc, b_enc, None, lambda pre: [flat_nonzero(pre > 0), flat_nonzero(pre < 0)])
+    (active, values), _ = encode_active(x, W_enc, b_enc, None, lambda pre: [flat_nonzero(pre > 0), flat_nonzero(pre < 0)], 4)
     values.sum().backward()
     _close(b_enc.grad, torch.zeros(9, dtype=torch.float64).index_add(0, active.cols, torch.ones(len(values)).double()))
 
@@ -117,7 +111,7 @@ def test_the_sparse_functions_pass_gradcheck():
     places = active.rows * 9 + active.cols
 
     def encoded(W: Tensor, b: Tensor, b_dec: Tensor) -> Tensor:
-        return encode_active(random(7, 4, seed=2), W, b, b_dec, lambda pre: [places])[0][1]
+        return encode_active(random(7, 4, seed=2), W, b, b_dec, lambda pre: [places], 7)[0][1]
 
     inputs = (random(4, 9, seed=3), random(9, seed=4), random(4, seed=5))
     assert torch.autograd.gradcheck(encoded, [tensor.requires_grad_() for tensor in inputs])
@@ -151,91 +145,3 @@ def test_the_gradient_of_the_whole_matrix_reaches_the_values():
     values.requires_grad_()
     (Codes(values, active).dense() * random(7, 9, seed=3)).sum().backward()
     assert torch.equal(values.grad, random(7, 9, seed=3)[MASKS["some"]])
-
-
-@with_masks
-def test_flat_nonzero_finds_the_true_entries_in_order(mask):
-    for matrix in (mask, mask.T):
-        expected = [i * matrix.shape[1] + j for i in range(matrix.shape[0]) for j in range(matrix.shape[1]) if matrix[i, j]]
-        assert flat_nonzero(matrix).tolist() == expected
-        assert flat_nonzero(matrix).dtype == torch.long
-
-
-# selection: values of (rows, features), a few of which are long enough for the bound from groups
-
-
-def _whole(rows: int, n: int, high: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, high, (rows, n), generator=torch.Generator().manual_seed(seed)).double()
-
-
-def _with_infinities(rows: int, n: int) -> Tensor:
-    values = random(rows, n)
-    values[random(rows, n, seed=1) > 0.1] = -torch.inf
-    values[0] = -torch.inf
-    values[-1] = -torch.inf
-    values[-1, n // 2] = 1.0
-    return values
-
-
-MATRICES = {
-    f"{name}, {rows} x {n}": make(rows, n)
-    for name, make in {
-        "distinct": lambda rows, n: random(rows, n),
-        "negative": lambda rows, n: -random(rows, n).abs() - 1,
-        "ties": lambda rows, n: _whole(rows, n, 4),
-        "rare ties": lambda rows, n: _whole(rows, n, n),
-        "equal": lambda rows, n: torch.full((rows, n), 2.0, dtype=torch.float64),
-        "zeros of both signs": lambda rows, n: _whole(rows, n, 2) * -1.0 * (random(rows, n) > 0),
-        "infinities": _with_infinities,
-        "rising": lambda rows, n: torch.arange(rows * n, dtype=torch.float64).view(rows, n),  # the largest are beyond the groups
-        "falling": lambda rows, n: -torch.arange(rows * n, dtype=torch.float64).view(rows, n),
-        "one group": lambda rows, n: (torch.arange(n) % sparse._GROUPS == 5).double().repeat(rows, 1) + 1e-3 * random(rows, n),
-    }.items()
-    for rows, n in ((1, 1), (1, 20), (5, 20), (3, 511), (3, 700), (2, 2003))
-}
-
-
-@pytest.mark.parametrize("k", [1, 2, 5, 19, 20, 100, 2003, 5000])
-@pytest.mark.parametrize("values", MATRICES.values(), ids=MATRICES.keys())
-def test_the_largest_of_each_row_are_those_of_a_stable_sort(values, k):
-    n = values.shape[1]
-    places = values.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
-    expected = (places + n * torch.arange(len(values))[:, None]).flatten()
-    assert torch.equal(largest_per_row(values, k), expected)
-
-
-@pytest.mark.parametrize("k", [1, 5, 20])
-@pytest.mark.parametrize("values", [v for v in MATRICES.values() if v.shape[1] >= 20])
-def test_the_selection_for_devices_that_compute_ahead_differs_in_ties_only(values, k):
-    flat = largest_per_row_without_sync(values, k)
-    assert flat.unique().equal(flat)  # in order, each once
-    assert torch.equal(flat // values.shape[1], torch.arange(len(values)).repeat_interleave(k))
-    expected = largest_per_row(values, k)
-    taken, wanted = (values.flatten()[places].view(-1, k).sort(dim=1).values for places in (flat, expected))
-    assert torch.equal(taken, wanted)
-    if all(len(row.unique()) == len(row) for row in values):
-        assert torch.equal(flat, expected)
-
-
-@pytest.mark.parametrize("count", [1, 7, 60, 150, 4006, 10**6])
-@pytest.mark.parametrize("values", MATRICES.values(), ids=MATRICES.keys())
-def test_the_largest_overall_are_those_of_a_stable_sort(values, count):
-    expected = values.flatten().sort(descending=True, stable=True).indices[:count].sort().values
-    assert torch.equal(largest_overall(values, count), expected)
-
-
-def test_the_matrices_reach_both_ways_of_selecting():
-    lengths = [values.shape[1] for values in MATRICES.values()]
-    assert min(lengths) < 4 * sparse._GROUPS < max(lengths) and any(n % sparse._GROUPS for n in lengths)
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 4, 9, 50])
-@pytest.mark.parametrize("dead", [[], [3], [1, 4, 8], list(range(9))], ids=len)
-def test_auxk_without_the_number_of_dead_features_takes_the_same(dead, k):
-    pre, mask = random(5, 9), torch.zeros(9, dtype=torch.bool)
-    mask[dead] = True
-    by_number = base._largest_among(pre, mask, torch.tensor(dead, dtype=torch.long), k)
-    flat = base._largest_among(pre, mask, None, k)
-    codes = base._masked(Codes(pre.flatten()[flat], Active(flat, (5, 9))), mask)
-    _close(codes.dense(), base._only(pre, by_number).values)
-    assert len(by_number) == 5 * min(k, len(dead))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.each import each
 from tests.sae import literal
 from tests.sae.literal import make, random
 
-from saeworks.sae.batch_topk import BatchTopKSAE
+from saeworks.sae.architectures.batch_topk import BatchTopKSAE
+from saeworks.sae.execution import active, dense
 
-BOTH_PATHS = pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+BOTH_WAYS = each("way", [active, dense])
 
 
 def _mostly_negative(variant: str, **options) -> torch.nn.Module:
@@ -20,21 +22,21 @@ def _mostly_negative(variant: str, **options) -> torch.nn.Module:
     return sae
 
 
-@BOTH_PATHS
-def test_with_fewer_than_k_positive_pre_activations_only_those_are_active(sparse):
+@BOTH_WAYS
+def test_with_fewer_than_k_positive_pre_activations_only_those_are_active(way):
     sae, x = _mostly_negative("topk", k=4), random(30, 5, seed=9)
     pre = x @ sae.W_enc + sae.b_enc
-    step = sae.train_forward(x, sparse=sparse)
+    step = way.forward(sae, x)
     counts = step.codes.dense().count_nonzero(dim=1)
     assert torch.equal(counts, (pre > 0).sum(dim=1).clamp(max=4))
     assert 0 in counts and 4 in counts and 2 in counts
     assert torch.equal(step.pre.dense().count_nonzero(dim=1), torch.full((30,), 4))
 
 
-@BOTH_PATHS
-def test_without_relu_l0_is_exactly_k_and_negative_values_are_kept(sparse):
+@BOTH_WAYS
+def test_without_relu_l0_is_exactly_k_and_negative_values_are_kept(way):
     sae, x = _mostly_negative("topk_signed", k=4), random(30, 5, seed=9)
-    step = sae.train_forward(x, sparse=sparse)
+    step = way.forward(sae, x)
     assert step.codes.l0() == 4
     assert torch.equal(step.codes.dense().count_nonzero(dim=1), torch.full((30,), 4))
     assert (step.codes.dense() < 0).any()
@@ -52,10 +54,10 @@ def test_a_known_case():
     assert codes.tolist() == [[3, 0, 2, 0], [0, 0, 4, 0]]
 
 
-@BOTH_PATHS
-def test_batchtopk_selects_k_per_token_of_the_batch_in_training(sparse):
+@BOTH_WAYS
+def test_batchtopk_selects_k_per_token_of_the_batch_in_training(way):
     sae, x = make("batch_topk", k=3), random(9, 5, seed=9)
-    step = sae.train_forward(x, sparse=sparse)
+    step = way.forward(sae, x)
     counts = step.codes.dense().count_nonzero(dim=1)
     assert counts.sum() == step.pre.dense().count_nonzero() == 27
     assert counts.min() < 3 < counts.max()  # it is the batch that has k per token
@@ -72,7 +74,7 @@ def test_the_threshold_is_the_running_mean_of_the_smallest_activations_kept(vari
         x = random(4, 5, seed=seed) * (seed + 1)
         codes = literal.step(sae, variant, x).codes
         kept.append(min(value for value in codes.flatten().tolist() if value > 0))
-        sae.train_forward(x, sparse=seed % 2 == 0)
+        (active if seed % 2 else dense).forward(sae, x)
         weights = [0.001 * 0.999 ** (len(kept) - 1 - i) for i in range(len(kept))]
         expected = sum(w * value for w, value in zip(weights, kept, strict=True)) / sum(weights)
         assert sae.threshold.item() == pytest.approx(expected, rel=1e-12)
@@ -86,16 +88,16 @@ def test_a_batch_without_a_positive_activation_leaves_the_threshold_alone():
     for seed in (-1, 0, -1, 1, -1):  # -1: nothing is positive
         with torch.no_grad():
             sae.b_enc.copy_(silent if seed < 0 else usual)
-        sae.train_forward(random(4, 5, seed=max(seed, 0)))
+        dense.forward(sae, random(4, 5, seed=max(seed, 0)))
         if seed >= 0:
-            other.train_forward(random(4, 5, seed=seed))
+            dense.forward(other, random(4, 5, seed=seed))
         assert sae.threshold == other.threshold
     assert sae.threshold > 0
 
 
 def test_at_inference_a_token_s_codes_do_not_depend_on_its_batch():
     sae, x = make("batch_topk"), random(8, 5, seed=9)
-    sae.train_forward(x)
+    dense.forward(sae, x)
     in_training = sae.encode(x)
     alone_in_training = torch.cat([sae.encode(row[None]) for row in x])
     assert ((alone_in_training > 0) != (in_training > 0)).any()
@@ -104,15 +106,15 @@ def test_at_inference_a_token_s_codes_do_not_depend_on_its_batch():
     alone = torch.cat([sae.encode(row[None]) for row in x])
     torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-13)
     assert torch.equal(alone > 0, together > 0)
-    for sparse in (True, False):
-        codes = torch.cat([sae.train_forward(row[None], sparse=sparse).codes.dense() for row in x])
+    for way in (active, dense):
+        codes = torch.cat([way.forward(sae, row[None]).codes.dense() for row in x])
         torch.testing.assert_close(codes, together, rtol=1e-12, atol=1e-13)
 
 
 def test_at_inference_what_exceeds_the_threshold_is_active():
     sae, x = make("batch_topk"), random(8, 5, seed=9)
     for seed in range(3):
-        sae.train_forward(random(8, 5, seed=seed))
+        dense.forward(sae, random(8, 5, seed=seed))
     sae.eval()
     threshold, pre = sae.threshold.item(), x @ sae.W_enc + sae.b_enc
     expected = torch.tensor([[value if value > threshold else 0.0 for value in row] for row in pre.tolist()])
@@ -120,7 +122,7 @@ def test_at_inference_what_exceeds_the_threshold_is_active():
     assert ((pre > 0) & (pre <= threshold)).any() and (pre > threshold).any()
     state = {name: value.clone() for name, value in sae.state_dict().items()}
     sae(x)
-    sae.train_forward(x)
+    dense.forward(sae, x)
     assert all(torch.equal(value, state[name]) for name, value in sae.state_dict().items())
 
 
@@ -131,32 +133,32 @@ def test_before_training_inference_is_a_relu():
 
 def test_the_threshold_survives_saving_and_casting():
     sae, other = make("batch_topk"), make("batch_topk", seed=1)
-    sae.train_forward(random(8, 5))
+    dense.forward(sae, random(8, 5))
     other.load_state_dict(sae.state_dict())
     assert other.threshold == sae.threshold > 0
     assert sae.float().threshold.dtype == torch.float32
 
 
-@BOTH_PATHS
-def test_matryoshka_prefixes_know_nothing_of_later_features_and_end_with_the_whole(sparse):
+@BOTH_WAYS
+def test_matryoshka_prefixes_know_nothing_of_later_features_and_end_with_the_whole(way):
     sae, x = make("matryoshka", d_sae=20), random(6, 5, seed=9)
     assert sae.prefixes == [2, 8, 20]
-    before = sae.train_forward(x, sparse=sparse)
+    before = way.forward(sae, x)
     codes = before.codes.dense()
     torch.testing.assert_close(before.outputs[-1], codes @ sae.W_dec + sae.b_dec, rtol=1e-10, atol=1e-12)
     assert before.output is before.outputs[-1]
     with torch.no_grad():
         sae.W_dec[8:] *= -3
-    after = sae.train_forward(x, sparse=sparse)
+    after = way.forward(sae, x)
     changed = [not torch.allclose(a, b) for a, b in zip(after.outputs, before.outputs, strict=True)]
     assert changed == [False, False, True]
 
 
-@BOTH_PATHS
-def test_a_prefix_without_features_is_the_bias(sparse):
+@BOTH_WAYS
+def test_a_prefix_without_features_is_the_bias(way):
     sae, x = make("matryoshka", d_sae=3), random(6, 5, seed=9)
     assert sae.prefixes == [0, 1, 3]
-    step = sae.train_forward(x, sparse=sparse)
+    step = way.forward(sae, x)
     assert torch.equal(step.outputs[0], sae.b_dec.expand(6, 5))
     torch.stack(step.outputs).sum().backward()
     assert torch.equal(sae.b_dec.grad, torch.full((5,), 18.0, dtype=torch.float64))
@@ -165,5 +167,5 @@ def test_a_prefix_without_features_is_the_bias(sparse):
 def test_a_matryoshka_sae_is_a_batchtopk_sae_but_for_its_outputs():
     sae, other, x = make("matryoshka"), make("batch_topk"), random(6, 5, seed=9)
     assert isinstance(sae, BatchTopKSAE)
-    torch.testing.assert_close(sae.train_forward(x).output, other.train_forward(x).output, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(dense.forward(sae, x).output, dense.forward(other, x).output, rtol=1e-12, atol=1e-12)
     assert torch.equal(sae.eval().encode(x), other.eval().encode(x))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tests.sae.literal import make, random
 
-from saeworks.sae.relu import ReluSAE
+from saeworks.sae.architectures.relu import ReluSAE
 
 
 def _literal(sae: ReluSAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import SAE, Error, Forward
-from .codes import Codes
+from ...config.base import Frozen
+from ..base import SAE, Error, Forward, PerFeature
+from ..codes import Codes
+
+LABEL = "Gated"
+PENALTIES = ("l1", "lp", "l1_decoder_norm", "tanh")
+
+
+class Options(Frozen):
+    """It has none."""
 
 
 class GatedSAE(SAE):
@@ -19,10 +27,11 @@ class GatedSAE(SAE):
     acts on ReLU(π), and an auxiliary reconstruction from ReLU(π), through a frozen decoder, teaches the gate.
     """
 
-    architecture = "gated"
+    options_type = Options
+    per_feature = {"b_enc": PerFeature("b_gate"), "b_mag": PerFeature("b_mag"), "r_mag": PerFeature("r_mag", scaled=False)}
 
-    def __init__(self, d_in: int, d_sae: int, **options: Any) -> None:
-        super().__init__(d_in, d_sae, **options)
+    def __init__(self, d_in: int, d_sae: int, k: int | None = None, **options: Any) -> None:
+        super().__init__(d_in, d_sae, k, **options)
         self.b_mag = nn.Parameter(torch.zeros(d_sae))
         self.r_mag = nn.Parameter(torch.zeros(d_sae))
 
@@ -31,11 +40,15 @@ class GatedSAE(SAE):
         magnitude = pre.at(self.r_mag.exp()) * (pre.values - pre.at(self.b_enc)) + pre.at(self.b_mag)
         return pre.replaced(F.relu(magnitude) * (pre.values > 0))
 
-    def penalised(self, step: Forward) -> Codes:
+    def penalised(self, step: Forward, penalty: str) -> Codes:
         """ReLU(π): penalising f itself would shrink the magnitudes."""
         return step.pre.replaced(F.relu(step.pre.values))
 
+    def penalty_norms(self, step: Forward, codes: Codes) -> Tensor:
+        """As constants, as in the term that teaches the gate: free in one alone, they would shrink for nothing."""
+        return super().penalty_norms(step, codes).detach()
+
     def auxiliary_terms(self, step: Forward, error: Error) -> dict[str, Tensor]:
         """`gate`: error of the reconstruction from ReLU(π); decoder weights and bias are frozen in it."""
-        output = self.penalised(step).decode(step.dictionary.detach()) + self.b_dec.detach()
-        return {"gate": error(output, step.x)}
+        gate = step.pre.replaced(F.relu(step.pre.values))
+        return {"gate": error(gate.decode(step.dictionary.detach()) + self.b_dec.detach(), step.x)}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.each import each
 from tests.sae.literal import make, random
 
-from saeworks.sae.jumprelu import JumpReluSAE
+from saeworks.sae.architectures.jumprelu import JumpReluSAE
+from saeworks.sae.execution import active, dense
 
-BOTH_PATHS = pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+BOTH_WAYS = each("way", [active, dense])
 
 # one feature, z = x, θ = 1, ε = 0.5: the kernel is 1/ε strictly between 0.75 and 1.25
 Z = [-2.0, 0.1, 0.7, 0.75, 0.76, 0.9, 1.0, 1.1, 1.24, 1.25, 1.3, 3.0]
@@ -17,7 +19,7 @@ NEAR = [False] * 4 + [True] * 5 + [False] * 3
 
 
 def _one_feature() -> tuple[JumpReluSAE, torch.Tensor]:
-    sae = JumpReluSAE(1, 1, bandwidth=0.5).double()
+    sae = JumpReluSAE(1, 1, jumprelu_bandwidth=0.5).double()
     with torch.no_grad():
         sae.W_enc.fill_(1.0)
         sae.W_dec.fill_(1.0)
@@ -25,11 +27,11 @@ def _one_feature() -> tuple[JumpReluSAE, torch.Tensor]:
     return sae, torch.tensor(Z, dtype=torch.float64)[:, None]
 
 
-@BOTH_PATHS
-def test_the_gradients_of_the_activation_by_hand(sparse):
+@BOTH_WAYS
+def test_the_gradients_of_the_activation_by_hand(way):
     sae, x = _one_feature()
     upstream = random(len(Z), 1)
-    step = sae.train_forward(x, sparse=sparse)
+    step = way.forward(sae, x)
     codes = step.codes.dense()
     assert codes.flatten().tolist() == [z if is_open else 0.0 for z, is_open in zip(Z, OPEN, strict=True)]
     (codes * upstream).sum().backward()
@@ -40,10 +42,10 @@ def test_the_gradients_of_the_activation_by_hand(sparse):
     assert sae.W_enc.grad.item() == pytest.approx(sum(u[i] * Z[i] for i in range(len(Z)) if OPEN[i]), rel=1e-12)
 
 
-@BOTH_PATHS
-def test_the_l0_term_counts_open_gates_and_moves_the_threshold_only(sparse):
+@BOTH_WAYS
+def test_the_l0_term_counts_open_gates_and_moves_the_threshold_only(way):
     sae, x = _one_feature()
-    gates = sae.open_gates(sae.train_forward(x, sparse=sparse)).dense()
+    gates = sae.penalised(way.forward(sae, x), "l0").dense()
     assert gates.flatten().tolist() == [float(is_open) for is_open in OPEN]
     upstream = random(len(Z), 1)
     (gates * upstream).sum().backward()
@@ -53,21 +55,21 @@ def test_the_l0_term_counts_open_gates_and_moves_the_threshold_only(sparse):
         assert parameter.grad is None or not parameter.grad.any()
 
 
-def test_the_sparse_path_keeps_what_the_kernel_reaches_below_the_threshold_while_training():
+def test_the_way_with_active_entries_keeps_what_the_kernel_reaches_below_the_threshold_while_training():
     sae, x = _one_feature()
-    kept = sae.train_forward(x, sparse=True).pre.active.rows.tolist()
+    kept = active.forward(sae, x).pre.active.rows.tolist()
     assert kept == [i for i in range(len(Z)) if Z[i] > 0.75]
-    assert sae.train_forward(x, sparse=True).codes.l0() == sum(OPEN) / len(Z)  # those below it are not active
+    assert active.forward(sae, x).codes.l0() == sum(OPEN) / len(Z)  # those below it are not active
     sae.eval()
-    assert sae.train_forward(x, sparse=True).pre.active.rows.tolist() == [i for i in range(len(Z)) if OPEN[i]]
+    assert active.forward(sae, x).pre.active.rows.tolist() == [i for i in range(len(Z)) if OPEN[i]]
 
 
 def test_the_threshold_of_each_feature_gets_the_gradient_of_its_own_entries():
     sae, x = make("jumprelu"), random(30, 5, seed=9)
     upstream = random(30, 11, seed=1)
-    (sae.train_forward(x, sparse=True).codes.dense() * upstream).sum().backward()
+    (active.forward(sae, x).codes.dense() * upstream).sum().backward()
     pre = (x @ sae.W_enc + sae.b_enc).tolist()
-    theta, width = sae.threshold.tolist(), sae.bandwidth
+    theta, width = sae.threshold.tolist(), sae.options.jumprelu_bandwidth
     expected = [
         sum(-theta[f] / width * upstream[t, f].item() for t in range(30) if abs(pre[t][f] - theta[f]) / width < 0.5)
         for f in range(11)

@@ -1,0 +1,73 @@
+"""The scratch folder of a run: what outlives an interruption, and whether it is worth keeping."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from ..store.checkpoint import load_checkpoint, save_checkpoint
+from ..store.errors import UserError
+from .member import Member, StepResult
+
+_EXPLODED = 1e4  # times the first loss that was logged
+
+
+class RunFolder:
+    """The scratch folder of a run: its checkpoint and its log, cut back to the checkpoint when the run continues."""
+
+    def __init__(self, scratch: Path, identity: str, member: Member) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.scratch, self.identity, self.member = scratch, identity, member
+        self.checkpoint, self.log_path = scratch / "checkpoint.safetensors", scratch / "log.jsonl"
+        self._first_loss: float | None = None
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint of the state after `step` steps."""
+        state = {"step": step, "identity": self.identity, "log_bytes": os.path.getsize(self.log_path)}
+        if self.member.execution.entries is not None:
+            state["entries"] = self.member.execution.entries
+        save_checkpoint(self.checkpoint, self.member.tensors(), state)
+
+    def restore(self) -> int:
+        """Load the checkpoint of this very run, if any, cut the log to it and return the step to continue from."""
+        loaded = load_checkpoint(self.checkpoint) if self.log_path.exists() else None
+        if loaded is None or loaded[1]["identity"] != self.identity:  # none, or of other settings under the same name
+            self.log_path.write_text("")
+            return 0
+        tensors, state = loaded
+        with torch.no_grad():
+            for name, tensor in self.member.tensors().items():
+                tensor.copy_(tensors[name])
+        self.member.execution.entries = state.get("entries")
+        os.truncate(self.log_path, state["log_bytes"])
+        return state["step"]
+
+    def write(self, line: dict) -> None:
+        """Append a line to the log."""
+        with self.log_path.open("a") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def check(self, step: int, result: StepResult) -> None:
+        """Stop a run whose loss is no longer finite, or has exploded.
+
+        Raises:
+            UserError: with the step, the last good checkpoint and what to change.
+        """
+        if self._first_loss is None:
+            with self.log_path.open() as log:
+                first = log.readline()
+            self._first_loss = json.loads(first)["loss"] if first else None
+        loss = result.loss.item()
+        exploded = self._first_loss is not None and loss > _EXPLODED * abs(self._first_loss)
+        if result.loss.isfinite() and result.grad_norm.isfinite() and not exploded:
+            return
+        kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "there is no checkpoint yet"
+        settings = self.member.spec.training
+        clip = " or set `grad_clip`" if settings.grad_clip is None else f" or `grad_clip` (now {settings.grad_clip:g})"
+        raise UserError(
+            f"the loss of run {self.member.spec.name} is {loss:g} with gradient norm {result.grad_norm.item():g} at step {step} ({kept}); "
+            f"lower `lr` (now {settings.lr:g}){clip}, then run again: with other settings the run starts over."
+        )
