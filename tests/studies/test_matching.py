@@ -39,33 +39,36 @@ def _largest_sum(a: torch.Tensor, b: torch.Tensor) -> float:
 ROUTES = {"dense": {}, "sparse": {"dense_below": 0, "candidates": 1}}
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 6), (6, 1), (4, 6), (6, 4), (6, 6), (2, 2)])
-def test_the_sum_of_cosines_is_the_largest_of_all_permutations(n, m, route):
-    for seed in range(6):
-        a, b = _random(n, seed), _random(m, 50 + seed)
-        found = one_to_one(a, b, **ROUTES[route])
-        assert found.swapped == (n > m) and len(found.partner) == min(n, m) == len(set(found.partner))
-        assert found.cosine.sum() == pytest.approx(_largest_sum(a, b), abs=1e-9)
-        own = _cosines(b, a) if found.swapped else _cosines(a, b)
-        np.testing.assert_allclose(found.cosine, own[np.arange(min(n, m)), found.partner], atol=1e-9)
+def test_the_sum_of_cosines_is_the_largest_of_all_permutations():
+    for route, (n, m) in itertools.product(ROUTES, [(1, 1), (1, 6), (6, 1), (4, 6), (6, 4), (6, 6), (2, 2)]):
+        for seed in range(6):
+            a, b = _random(n, seed), _random(m, 50 + seed)
+            found = one_to_one(a, b, **ROUTES[route])
+            assert found.swapped == (n > m) and len(found.partner) == min(n, m) == len(set(found.partner))
+            assert found.cosine.sum() == pytest.approx(_largest_sum(a, b), abs=1e-9)
+            own = _cosines(b, a) if found.swapped else _cosines(a, b)
+            np.testing.assert_allclose(found.cosine, own[np.arange(min(n, m)), found.partner], atol=1e-9)
 
 
-@pytest.mark.parametrize("candidates", [1, 2, 8])
-@pytest.mark.parametrize(("n", "m"), [(150, 150), (120, 170), (170, 120)])
-@pytest.mark.parametrize("kind", ["random", "planted", "clustered", "crowded"])
-def test_the_sparse_route_finds_the_optimum_of_the_dense_one(n, m, kind, candidates):
-    a = _clustered(n, 0) if kind in ("clustered", "crowded") else torch.randn(n, 12, generator=torch.Generator().manual_seed(0))
-    b = {
-        "random": torch.randn(m, 12, generator=torch.Generator().manual_seed(1)),
-        "planted": torch.cat([a, a])[:m].flip(0) + 0.2 * torch.randn(m, 12, generator=torch.Generator().manual_seed(1)),
-        "clustered": _clustered(m, 1),
-        "crowded": _clustered(m, 1, centres=2, spread=0.02),
-    }[kind]
-    dense, sparse = (one_to_one(a, b, candidates, dense_below=size) for size in (4096, 0))
-    assert sparse.cosine.sum() == pytest.approx(dense.cosine.sum(), abs=1e-6 * min(n, m))
-    assert (sparse.partner == dense.partner).mean() > 0.97  # but for pairs that make no difference
-    assert sparse.swapped == dense.swapped
+def test_the_sparse_route_finds_the_optimum_of_the_dense_one():
+    for candidates, (n, m), kind in itertools.product(
+        [1, 2, 8], [(150, 150), (120, 170), (170, 120)], ["random", "planted", "clustered", "crowded"]
+    ):
+        a = (
+            _clustered(n, 0)
+            if kind in ("clustered", "crowded")
+            else torch.randn(n, 12, generator=torch.Generator().manual_seed(0))
+        )
+        b = {
+            "random": torch.randn(m, 12, generator=torch.Generator().manual_seed(1)),
+            "planted": torch.cat([a, a])[:m].flip(0) + 0.2 * torch.randn(m, 12, generator=torch.Generator().manual_seed(1)),
+            "clustered": _clustered(m, 1),
+            "crowded": _clustered(m, 1, centres=2, spread=0.02),
+        }[kind]
+        dense, sparse = (one_to_one(a, b, candidates, dense_below=size) for size in (4096, 0))
+        assert sparse.cosine.sum() == pytest.approx(dense.cosine.sum(), abs=1e-6 * min(n, m))
+        assert (sparse.partner == dense.partner).mean() > 0.97  # but for pairs that make no difference
+        assert sparse.swapped == dense.swapped
 
 
 def test_without_the_prices_few_candidates_would_miss_the_optimum(monkeypatch):
@@ -96,26 +99,26 @@ def test_the_reach_of_a_row_bounds_every_cosine_beyond_its_candidates():
     assert (counts.sum(axis=1) >= 5).all() and (counts.sum(axis=0) >= 5).all()
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_ties_and_copies_have_a_partner_each(route):
-    a = torch.eye(3)[[0, 0, 0, 1, 2, 2]]
-    found = one_to_one(a, a.flip(0), **ROUTES[route])
-    assert sorted(found.partner) == [0, 1, 2, 3, 4, 5] and found.cosine.tolist() == [1] * 6
-    same = torch.ones(5, 3)
-    assert sorted(one_to_one(same, same, **ROUTES[route]).partner) == [0, 1, 2, 3, 4]
-    nothing = torch.zeros(3, 4)
-    assert one_to_one(nothing, _random(3).float(), **ROUTES[route]).cosine.tolist() == [0] * 3
-    opposite = one_to_one(a[:1], -a[:1], **ROUTES[route])
-    assert opposite.cosine == pytest.approx([-1])
+def test_ties_and_copies_have_a_partner_each():
+    for route in ROUTES:
+        a = torch.eye(3)[[0, 0, 0, 1, 2, 2]]
+        found = one_to_one(a, a.flip(0), **ROUTES[route])
+        assert sorted(found.partner) == [0, 1, 2, 3, 4, 5] and found.cosine.tolist() == [1] * 6
+        same = torch.ones(5, 3)
+        assert sorted(one_to_one(same, same, **ROUTES[route]).partner) == [0, 1, 2, 3, 4]
+        nothing = torch.zeros(3, 4)
+        assert one_to_one(nothing, _random(3).float(), **ROUTES[route]).cosine.tolist() == [0] * 3
+        opposite = one_to_one(a[:1], -a[:1], **ROUTES[route])
+        assert opposite.cosine == pytest.approx([-1])
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_an_empty_dictionary_has_no_partners(route):
-    for a, b in ((_random(0), _random(3)), (_random(3), _random(0)), (_random(0), _random(0))):
-        found = one_to_one(a, b, **ROUTES[route])
-        assert len(found.partner) == len(found.cosine) == 0
-        partner, cosine = found.of_a(len(a))
-        assert partner.tolist() == [-1] * (len(a) if found.swapped else 0) and np.isnan(cosine).all()
+def test_an_empty_dictionary_has_no_partners():
+    for route in ROUTES:
+        for a, b in ((_random(0), _random(3)), (_random(3), _random(0)), (_random(0), _random(0))):
+            found = one_to_one(a, b, **ROUTES[route])
+            assert len(found.partner) == len(found.cosine) == 0
+            partner, cosine = found.of_a(len(a))
+            assert partner.tolist() == [-1] * (len(a) if found.swapped else 0) and np.isnan(cosine).all()
 
 
 def test_partners_are_told_for_either_dictionary():

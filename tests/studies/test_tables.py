@@ -39,17 +39,19 @@ def test_a_table_that_lacks_a_column_is_one_sentence(tmp_path):
         read_table(tmp_path, "t", ["run", "seed"])
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text"])
-def test_a_missing_or_damaged_table_is_one_sentence(tmp_path, damage):
-    path = tmp_path / "t.parquet"
-    write_table(_table(), path, csv=False)
-    data = path.read_bytes()
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_bytes({"empty": b"", "truncated": data[:-20], "text": b"run,value\n"}[damage])
-    with pytest.raises(UserError) as caught:
-        read_table(tmp_path, "t")
-    message = str(caught.value)
-    assert message.startswith(f"table {path} ") and "\n" not in message
-    assert ("is missing" if damage == "missing" else "cannot be read") in message
+def test_a_missing_or_damaged_table_is_one_sentence(tmp_path):
+    for case, damage in enumerate(["missing", "empty", "truncated", "text"]):
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        path = folder / "t.parquet"
+        write_table(_table(), path, csv=False)
+        data = path.read_bytes()
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes({"empty": b"", "truncated": data[:-20], "text": b"run,value\n"}[damage])
+        with pytest.raises(UserError) as caught:
+            read_table(folder, "t")
+        message = str(caught.value)
+        assert message.startswith(f"table {path} ") and "\n" not in message
+        assert ("is missing" if damage == "missing" else "cannot be read") in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 
 import numpy as np
@@ -94,25 +95,24 @@ class _Literal:
         return (m - ablated) / (self.m([x[0].numpy() for x in self.x]) - ablated)
 
 
-@pytest.mark.parametrize("hook", [HOOK, "blocks.1.hook_mlp_out", "blocks.2.attn.hook_z"])
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_faithfulness_and_curve_equal_a_loop_over_items_and_features(model, hook, layer_norm):
-    site, sae = _site(model, hook), _sae(layer_norm=layer_norm)
-    literal = _Literal(model, site, sae)
-    summary, curve, n_features = study_sae(Template(model, site, _items()), sae)
-    clean, ablated = literal.m([x[0].numpy() for x in literal.x]), literal.m(literal.mean([x[0].numpy() for x in literal.x]))
-    with_sae = literal.m(literal.ablate([]))
-    assert (summary["m_model"], summary["m_ablated"]) == pytest.approx((clean, ablated), rel=1e-9)
-    assert summary["m_sae"] == pytest.approx(with_sae, rel=1e-9)
-    assert summary["faithfulness"] == pytest.approx((with_sae - ablated) / (clean - ablated), rel=1e-8)
-    fires = [f for f in range(24) if any((c[:, f] != 0).any() for c in literal.codes)]
-    assert n_features == len(fires) > 5
-    effects = [literal.faithfulness(with_sae) - literal.faithfulness(literal.m(literal.ablate([f]))) for f in fires]
-    order = [f for _, f in sorted(zip(effects, fires, strict=True), key=lambda pair: (-round(pair[0], 9), pair[1]))]
-    assert [k for k, _ in curve] == sorted({k for k, _ in curve}) and {0, 1, len(fires)} <= {k for k, _ in curve}
-    for k, value in curve:
-        assert value == pytest.approx(literal.faithfulness(literal.m(literal.ablate(order[k:]))), rel=1e-7, abs=1e-9)
-    assert curve[-1][1] == pytest.approx(summary["faithfulness"], rel=1e-9)
+def test_faithfulness_and_curve_equal_a_loop_over_items_and_features(model):
+    for hook, layer_norm in itertools.product([HOOK, "blocks.1.hook_mlp_out", "blocks.2.attn.hook_z"], [False, True]):
+        site, sae = _site(model, hook), _sae(layer_norm=layer_norm)
+        literal = _Literal(model, site, sae)
+        summary, curve, n_features = study_sae(Template(model, site, _items()), sae)
+        clean, ablated = literal.m([x[0].numpy() for x in literal.x]), literal.m(literal.mean([x[0].numpy() for x in literal.x]))
+        with_sae = literal.m(literal.ablate([]))
+        assert (summary["m_model"], summary["m_ablated"]) == pytest.approx((clean, ablated), rel=1e-9)
+        assert summary["m_sae"] == pytest.approx(with_sae, rel=1e-9)
+        assert summary["faithfulness"] == pytest.approx((with_sae - ablated) / (clean - ablated), rel=1e-8)
+        fires = [f for f in range(24) if any((c[:, f] != 0).any() for c in literal.codes)]
+        assert n_features == len(fires) > 5
+        effects = [literal.faithfulness(with_sae) - literal.faithfulness(literal.m(literal.ablate([f]))) for f in fires]
+        order = [f for _, f in sorted(zip(effects, fires, strict=True), key=lambda pair: (-round(pair[0], 9), pair[1]))]
+        assert [k for k, _ in curve] == sorted({k for k, _ in curve}) and {0, 1, len(fires)} <= {k for k, _ in curve}
+        for k, value in curve:
+            assert value == pytest.approx(literal.faithfulness(literal.m(literal.ablate(order[k:]))), rel=1e-7, abs=1e-9)
+        assert curve[-1][1] == pytest.approx(summary["faithfulness"], rel=1e-9)
 
 
 @pytest.mark.parametrize("architecture", ["relu", "batch_topk"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -125,12 +126,15 @@ _HOOK_POINTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=_HOOK_POINTS)
-def both(request, model):
+@pytest.fixture(scope="module")
+def measured(model):
     """`(layer, fidelity, features, literal)` at the bottom, in the middle and at the top of the model, and inside blocks."""
-    site = _site(request.param)
-    fidelity, features, _ = evaluate(_sae(), model, site, _tokens(), 2)
-    return site.layer, fidelity, features, _Literal(_sae(), model, site, _tokens())
+    found = []
+    for hook_point in _HOOK_POINTS:
+        site = _site(hook_point)
+        fidelity, features, _ = evaluate(_sae(), model, site, _tokens(), 2)
+        found.append((site.layer, fidelity, features, _Literal(_sae(), model, site, _tokens())))
+    return found
 
 
 def _assert_means(values: dict[str, float], tokens: np.ndarray) -> None:
@@ -139,67 +143,67 @@ def _assert_means(values: dict[str, float], tokens: np.ndarray) -> None:
         assert values[name] == pytest.approx(tokens[:, place].mean(), rel=1e-9), name
 
 
-def test_cross_entropies_and_what_follows_from_them(both):
-    _, table, _, literal = both
-    for metric, name in (("ce_clean", "clean"), ("ce", "sae"), ("ce_zero", "zero")):
-        _assert_means(_values(table, metric), literal.ce[name])
-    _assert_means(_values(table, "ce_increase"), literal.ce["sae"] - literal.ce["clean"])
-    for name, place in _PLACES.items():
-        clean, new, zero = (literal.ce[k][:, place].mean() for k in ("clean", "sae", "zero"))
-        assert _values(table, "ce_recovered")[name] == pytest.approx(1 - (new - clean) / (zero - clean), rel=1e-9)
+def test_cross_entropies_and_what_follows_from_them(measured):
+    for _, table, _, literal in measured:
+        for metric, name in (("ce_clean", "clean"), ("ce", "sae"), ("ce_zero", "zero")):
+            _assert_means(_values(table, metric), literal.ce[name])
+        _assert_means(_values(table, "ce_increase"), literal.ce["sae"] - literal.ce["clean"])
+        for name, place in _PLACES.items():
+            clean, new, zero = (literal.ce[k][:, place].mean() for k in ("clean", "sae", "zero"))
+            assert _values(table, "ce_recovered")[name] == pytest.approx(1 - (new - clean) / (zero - clean), rel=1e-9)
 
 
-def test_divergences_are_from_the_clean_to_the_changed_model(both):
-    _, table, _, literal = both
-    _assert_means(_values(table, "kl"), literal.kl["sae"])
-    _assert_means(_values(table, "kl_zero"), literal.kl["zero"])
-    for name, place in _PLACES.items():
-        ratio = 1 - literal.kl["sae"][:, place].mean() / literal.kl["zero"][:, place].mean()
-        assert _values(table, "kl_recovered")[name] == pytest.approx(ratio, rel=1e-9)
+def test_divergences_are_from_the_clean_to_the_changed_model(measured):
+    for _, table, _, literal in measured:
+        _assert_means(_values(table, "kl"), literal.kl["sae"])
+        _assert_means(_values(table, "kl_zero"), literal.kl["zero"])
+        for name, place in _PLACES.items():
+            ratio = 1 - literal.kl["sae"][:, place].mean() / literal.kl["zero"][:, place].mean()
+            assert _values(table, "kl_recovered")[name] == pytest.approx(ratio, rel=1e-9)
 
 
-def test_reconstruction_error_at_every_layer_from_the_sae_to_the_end(both):
-    layer, table, _, literal = both
-    assert sorted(set(table[table["metric"] == "mse"]["layer"])) == list(range(layer, N_LAYERS + 1))
-    for at in range(layer, N_LAYERS + 1):
-        _assert_means(_values(table, "mse", at), literal.mse[at])
+def test_reconstruction_error_at_every_layer_from_the_sae_to_the_end(measured):
+    for layer, table, _, literal in measured:
+        assert sorted(set(table[table["metric"] == "mse"]["layer"])) == list(range(layer, N_LAYERS + 1))
+        for at in range(layer, N_LAYERS + 1):
+            _assert_means(_values(table, "mse", at), literal.mse[at])
 
 
-def test_sparsity_norms_and_angles(both):
-    _, table, _, literal = both
-    _assert_means(_values(table, "l0"), (literal.codes != 0).sum(axis=-1))
-    _assert_means(_values(table, "l1"), np.abs(literal.codes).sum(axis=-1))
-    size, out = (np.sqrt((v**2).sum(axis=-1)) for v in (literal.x, literal.out))
-    _assert_means(_values(table, "l2_ratio"), out / size)
-    _assert_means(_values(table, "cosine_similarity"), (literal.x * literal.out).sum(axis=-1) / size / out)
+def test_sparsity_norms_and_angles(measured):
+    for _, table, _, literal in measured:
+        _assert_means(_values(table, "l0"), (literal.codes != 0).sum(axis=-1))
+        _assert_means(_values(table, "l1"), np.abs(literal.codes).sum(axis=-1))
+        size, out = (np.sqrt((v**2).sum(axis=-1)) for v in (literal.x, literal.out))
+        _assert_means(_values(table, "l2_ratio"), out / size)
+        _assert_means(_values(table, "cosine_similarity"), (literal.x * literal.out).sum(axis=-1) / size / out)
 
 
-def test_the_cosine_of_random_pairs_is_the_mean_over_all_pairs(both):
-    _, table, _, literal = both
-    for name, place in _PLACES.items():
-        x, out = (v[:, place].reshape(-1, D_MODEL) for v in (literal.x, literal.out))
-        cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a in x for b in out]
-        assert _values(table, "cosine_similarity_random_pairs")[name] == pytest.approx(np.mean(cosines), rel=1e-9)
+def test_the_cosine_of_random_pairs_is_the_mean_over_all_pairs(measured):
+    for _, table, _, literal in measured:
+        for name, place in _PLACES.items():
+            x, out = (v[:, place].reshape(-1, D_MODEL) for v in (literal.x, literal.out))
+            cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a in x for b in out]
+            assert _values(table, "cosine_similarity_random_pairs")[name] == pytest.approx(np.mean(cosines), rel=1e-9)
 
 
-def test_explained_variance_is_the_ratio_of_sums_about_the_mean_of_those_positions(both):
-    _, table, _, literal = both
-    for name, place in _PLACES.items():
-        x, out = (v[:, place].reshape(-1, D_MODEL) for v in (literal.x, literal.out))
-        expected = 1 - ((x - out) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum()
-        assert _values(table, "explained_variance")[name] == pytest.approx(expected, rel=1e-7)
+def test_explained_variance_is_the_ratio_of_sums_about_the_mean_of_those_positions(measured):
+    for _, table, _, literal in measured:
+        for name, place in _PLACES.items():
+            x, out = (v[:, place].reshape(-1, D_MODEL) for v in (literal.x, literal.out))
+            expected = 1 - ((x - out) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum()
+            assert _values(table, "explained_variance")[name] == pytest.approx(expected, rel=1e-7)
 
 
-def test_the_paper_s_explained_variance_is_the_mean_of_ratios_about_each_batch_s_mean(both):
-    _, table, _, literal = both
-    ratios = np.zeros((_ROWS, _POS))
-    for start in range(0, _ROWS, 2):
-        x, out = literal.x[start : start + 2], literal.out[start : start + 2]
-        spread = ((x - x.mean(axis=(0, 1))) ** 2).sum(axis=-1)
-        ratios[start : start + 2] = 1 - ((x - out) ** 2).sum(axis=-1) / spread
-    values = _values(table, "explained_variance_mean_of_ratios")
-    _assert_means(values, ratios)
-    assert abs(values["all"] - _values(table, "explained_variance")["all"]) > 1e-3  # the two differ
+def test_the_paper_s_explained_variance_is_the_mean_of_ratios_about_each_batch_s_mean(measured):
+    for _, table, _, literal in measured:
+        ratios = np.zeros((_ROWS, _POS))
+        for start in range(0, _ROWS, 2):
+            x, out = literal.x[start : start + 2], literal.out[start : start + 2]
+            spread = ((x - x.mean(axis=(0, 1))) ** 2).sum(axis=-1)
+            ratios[start : start + 2] = 1 - ((x - out) ** 2).sum(axis=-1) / spread
+        values = _values(table, "explained_variance_mean_of_ratios")
+        _assert_means(values, ratios)
+        assert abs(values["all"] - _values(table, "explained_variance")["all"]) > 1e-3  # the two differ
 
 
 def _as_is(vector: np.ndarray) -> np.ndarray:
@@ -211,21 +215,21 @@ def _standardised(vector: np.ndarray) -> np.ndarray:
     return centred / np.sqrt((centred**2).mean() + 1e-5)
 
 
-@pytest.mark.parametrize(("kind", "change"), [("", _as_is), ("_ln", _standardised)])
-def test_explained_variance_at_every_layer_by_both_definitions(both, kind, change):
-    layer, table, _, literal = both
-    metric = f"explained_variance{kind}"
-    assert sorted(set(table[table["metric"] == metric]["layer"]) - {-1}) == list(range(layer, N_LAYERS + 1))
-    for at, (new, clean) in literal.pairs.items():
-        new, clean = (np.apply_along_axis(change, -1, side) for side in (new, clean))
-        _assert_means(_values(table, f"{metric}_mean_of_ratios", at), _ratios(new, clean))
-        for name, place in _PLACES.items():
-            a, b = (side[:, place].reshape(-1, D_MODEL) for side in (new, clean))
-            expected = 1 - ((a - b) ** 2).sum() / ((b - b.mean(axis=0)) ** 2).sum()
-            assert _values(table, metric, at)[name] == pytest.approx(expected, rel=1e-7), (at, name)
-        if at == layer:
-            _assert_means(_values(table, f"{metric}_swapped", at), _ratios(clean, new))
-    assert set(table[table["metric"] == f"{metric}_swapped"]["layer"]) == {layer}
+def test_explained_variance_at_every_layer_by_both_definitions(measured):
+    for both, (kind, change) in itertools.product(measured, [("", _as_is), ("_ln", _standardised)]):
+        layer, table, _, literal = both
+        metric = f"explained_variance{kind}"
+        assert sorted(set(table[table["metric"] == metric]["layer"]) - {-1}) == list(range(layer, N_LAYERS + 1))
+        for at, (new, clean) in literal.pairs.items():
+            new, clean = (np.apply_along_axis(change, -1, side) for side in (new, clean))
+            _assert_means(_values(table, f"{metric}_mean_of_ratios", at), _ratios(new, clean))
+            for name, place in _PLACES.items():
+                a, b = (side[:, place].reshape(-1, D_MODEL) for side in (new, clean))
+                expected = 1 - ((a - b) ** 2).sum() / ((b - b.mean(axis=0)) ** 2).sum()
+                assert _values(table, metric, at)[name] == pytest.approx(expected, rel=1e-7), (at, name)
+            if at == layer:
+                _assert_means(_values(table, f"{metric}_swapped", at), _ratios(clean, new))
+        assert set(table[table["metric"] == f"{metric}_swapped"]["layer"]) == {layer}
 
 
 def _ratios(new: np.ndarray, clean: np.ndarray) -> np.ndarray:
@@ -239,10 +243,10 @@ def _ratios(new: np.ndarray, clean: np.ndarray) -> np.ndarray:
     return ratios
 
 
-def test_under_no_layer_are_those_at_the_site(both):
-    layer, table, _, _ = both
-    for metric in ("explained_variance", "explained_variance_mean_of_ratios"):
-        assert _values(table, metric) == _values(table, metric, layer)
+def test_under_no_layer_are_those_at_the_site(measured):
+    for layer, table, _, _ in measured:
+        for metric in ("explained_variance", "explained_variance_mean_of_ratios"):
+            assert _values(table, metric) == _values(table, metric, layer)
 
 
 def test_sampled_tokens_have_their_own_norms_and_cosines(model):
@@ -260,15 +264,18 @@ def test_sampled_tokens_have_their_own_norms_and_cosines(model):
             assert set(tokens.dtypes.astype(str)) == {"int32", "float32"}
 
 
-@pytest.mark.parametrize(
-    ("n_rows", "n_positions", "n", "first", "later"),
-    [(50, 20, 100, 10, 100), (50, 20, 1, 1, 1), (4, 20, 2000, 4, 76), (3, 1, 10, 1, 0), (7, 9, 0, 0, 0)],
-)
-def test_a_tenth_as_many_tokens_are_sampled_at_position_0(n_rows, n_positions, n, first, later):
-    picked = sampled_tokens(n_rows, n_positions, n)
-    assert (picked % n_positions == 0).sum() == first and (picked % n_positions != 0).sum() == later
-    assert (np.diff(picked) > 0).all() and (picked >= 0).all() and (picked < n_rows * n_positions).all()
-    assert (picked == sampled_tokens(n_rows, n_positions, n)).all()
+def test_a_tenth_as_many_tokens_are_sampled_at_position_0():
+    for n_rows, n_positions, n, first, later in [
+        (50, 20, 100, 10, 100),
+        (50, 20, 1, 1, 1),
+        (4, 20, 2000, 4, 76),
+        (3, 1, 10, 1, 0),
+        (7, 9, 0, 0, 0),
+    ]:
+        picked = sampled_tokens(n_rows, n_positions, n)
+        assert (picked % n_positions == 0).sum() == first and (picked % n_positions != 0).sum() == later
+        assert (np.diff(picked) > 0).all() and (picked >= 0).all() and (picked < n_rows * n_positions).all()
+        assert (picked == sampled_tokens(n_rows, n_positions, n)).all()
 
 
 def test_sampled_tokens_lie_anywhere():
@@ -279,33 +286,33 @@ def test_sampled_tokens_lie_anywhere():
     assert (counts[:4, 1:].sum(axis=1) > 0).all() and (counts[:, 1:].sum(axis=0) > 0).all()
 
 
-def test_features_count_their_firing_tokens(both):
-    _, table, features, literal = both
-    codes = literal.codes.reshape(-1, _F)
-    assert features["feature"].tolist() == list(range(_F))
-    for f in range(_F):
-        fired = codes[:, f] != 0
-        assert features["firing_rate"][f] == pytest.approx(fired.mean())
-        assert features["mean_activation"][f] == pytest.approx(codes[fired, f].mean() if fired.any() else 0.0, rel=1e-9)
-        assert features["alive"][f] == fired.any()
-    alive = (codes != 0).any(axis=0).sum()
-    assert alive <= _F - 4
-    assert _values(table, "alive_features") == {"all": alive}
-    assert _values(table, "alive_fraction") == {"all": pytest.approx(alive / _F)}
+def test_features_count_their_firing_tokens(measured):
+    for _, table, features, literal in measured:
+        codes = literal.codes.reshape(-1, _F)
+        assert features["feature"].tolist() == list(range(_F))
+        for f in range(_F):
+            fired = codes[:, f] != 0
+            assert features["firing_rate"][f] == pytest.approx(fired.mean())
+            assert features["mean_activation"][f] == pytest.approx(codes[fired, f].mean() if fired.any() else 0.0, rel=1e-9)
+            assert features["alive"][f] == fired.any()
+        alive = (codes != 0).any(axis=0).sum()
+        assert alive <= _F - 4
+        assert _values(table, "alive_features") == {"all": alive}
+        assert _values(table, "alive_fraction") == {"all": pytest.approx(alive / _F)}
 
 
-def test_every_row_has_a_unit_and_its_number_of_tokens(both):
-    _, table, _, _ = both
-    assert list(table.columns) == ["metric", "layer", "positions", "value", "unit", "n_tokens"]
-    assert set(table["metric"]) == set(UNITS)
-    assert (table["unit"] == table["metric"].map(UNITS)).all()
-    assert not table.duplicated(["metric", "layer", "positions"]).any()
-    counts = {"all": _ROWS * _POS, "first": _ROWS, "rest": _ROWS * (_POS - 1)}
-    without_last = {"all": -_ROWS, "rest": -_ROWS, "first": 0}  # the last position has no next token, so no cross entropy
-    expected = table["positions"].map(counts) + table["positions"].map(without_last).where(
-        table["metric"].str.startswith("ce"), 0
-    )
-    assert (table["n_tokens"] == expected).all()
+def test_every_row_has_a_unit_and_its_number_of_tokens(measured):
+    for _, table, _, _ in measured:
+        assert list(table.columns) == ["metric", "layer", "positions", "value", "unit", "n_tokens"]
+        assert set(table["metric"]) == set(UNITS)
+        assert (table["unit"] == table["metric"].map(UNITS)).all()
+        assert not table.duplicated(["metric", "layer", "positions"]).any()
+        counts = {"all": _ROWS * _POS, "first": _ROWS, "rest": _ROWS * (_POS - 1)}
+        without_last = {"all": -_ROWS, "rest": -_ROWS, "first": 0}  # the last position has no next token, so no cross entropy
+        expected = table["positions"].map(counts) + table["positions"].map(without_last).where(
+            table["metric"].str.startswith("ce"), 0
+        )
+        assert (table["n_tokens"] == expected).all()
 
 
 def test_results_do_not_depend_on_the_batch_but_for_the_mean_of_ratios(model):
@@ -332,12 +339,12 @@ def test_logits_in_several_parts_give_the_same(model, monkeypatch):
     np.testing.assert_allclose(parts["value"], whole["value"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_variance_at_a_position_that_never_varies_is_undefined(model, dtype):
-    table, _, _ = evaluate(_sae().to(dtype), model.to(dtype=dtype), _site(), _tokens(same_start=True), 2)
-    undefined = table["metric"].str.startswith("explained_variance") & (table["positions"] == "first")
-    assert table[undefined]["value"].isna().all() and np.isfinite(table[~undefined]["value"]).all()
-    assert (table["layer"] >= 1)[undefined].sum() == 2 * (2 * N_LAYERS + 1)
+def test_variance_at_a_position_that_never_varies_is_undefined(model):
+    for dtype in [torch.float32, torch.float64]:
+        table, _, _ = evaluate(_sae().to(dtype), model.to(dtype=dtype), _site(), _tokens(same_start=True), 2)
+        undefined = table["metric"].str.startswith("explained_variance") & (table["positions"] == "first")
+        assert table[undefined]["value"].isna().all() and np.isfinite(table[~undefined]["value"]).all()
+        assert (table["layer"] >= 1)[undefined].sum() == 2 * (2 * N_LAYERS + 1)
 
 
 def test_float32_models_give_the_float64_values_to_single_precision(model):

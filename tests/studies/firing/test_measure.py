@@ -69,28 +69,28 @@ def test_a_feature_that_does_not_vary_has_no_correlation():
     assert (together.best_of_b == 0).all()
 
 
-@pytest.mark.parametrize("block", [1, 3, 100])
-def test_best_partners_and_alignment_equal_dense_formulas(block):
-    one, two = _codes(8, 0), _codes(5, 1)
-    a, b = _firing(one, 0), _firing(two, 1)
-    together = joint(a, b, block)
-    r = np.array([[_literal(x, y)["pearson"] for y in two.T] for x in one.T])
-    assert together.best_of_a.tolist() == r.argmax(axis=1).tolist()
-    assert together.best_of_b.tolist() == r.argmax(axis=0).tolist()
-    squares = {}
-    for name, x, y in (("ab", (one, a), (two, b)), ("aa", (one, a), (one, a)), ("bb", (two, b), (two, b))):
-        pair = []
-        for left, right in ((x[0], y[0]), (x[0] @ x[1].decoder.numpy(), y[0] @ y[1].decoder.numpy())):
-            left, right = left - left.mean(axis=0), right - right.mean(axis=0)
-            pair.append(((left.T @ right / _T) ** 2).sum())
-        squares[name] = pair
-    assert (together.codes, together.reconstructions) == pytest.approx(tuple(squares["ab"]), rel=1e-9)
-    runs = pd.DataFrame({"run": ["a", "b"], "settings": "s", "seed": [0, 1]})
-    table = study(runs, {"a": a, "b": b}, _CONFIG)["firing"]
-    for place, kind in enumerate(("codes", "reconstructions")):
-        expected = squares["ab"][place] / math.sqrt(squares["aa"][place] * squares["bb"][place])
-        row = table[table["partner"] == kind].iloc[0]
-        assert row["value"] == pytest.approx(expected, rel=1e-9) and np.isnan(row["ci_low"]) and row["resampled"] == "none"
+def test_best_partners_and_alignment_equal_dense_formulas():
+    for block in [1, 3, 100]:
+        one, two = _codes(8, 0), _codes(5, 1)
+        a, b = _firing(one, 0), _firing(two, 1)
+        together = joint(a, b, block)
+        r = np.array([[_literal(x, y)["pearson"] for y in two.T] for x in one.T])
+        assert together.best_of_a.tolist() == r.argmax(axis=1).tolist()
+        assert together.best_of_b.tolist() == r.argmax(axis=0).tolist()
+        squares = {}
+        for name, x, y in (("ab", (one, a), (two, b)), ("aa", (one, a), (one, a)), ("bb", (two, b), (two, b))):
+            pair = []
+            for left, right in ((x[0], y[0]), (x[0] @ x[1].decoder.numpy(), y[0] @ y[1].decoder.numpy())):
+                left, right = left - left.mean(axis=0), right - right.mean(axis=0)
+                pair.append(((left.T @ right / _T) ** 2).sum())
+            squares[name] = pair
+        assert (together.codes, together.reconstructions) == pytest.approx(tuple(squares["ab"]), rel=1e-9)
+        runs = pd.DataFrame({"run": ["a", "b"], "settings": "s", "seed": [0, 1]})
+        table = study(runs, {"a": a, "b": b}, _CONFIG)["firing"]
+        for place, kind in enumerate(("codes", "reconstructions")):
+            expected = squares["ab"][place] / math.sqrt(squares["aa"][place] * squares["bb"][place])
+            row = table[table["partner"] == kind].iloc[0]
+            assert row["value"] == pytest.approx(expected, rel=1e-9) and np.isnan(row["ci_low"]) and row["resampled"] == "none"
 
 
 def test_alignment_is_one_for_the_same_features_in_another_order():
@@ -158,17 +158,17 @@ def test_tables_hold_all_pairs_of_seeds_their_means_and_the_features_of_the_lowe
     assert all(means[metric] == pytest.approx(features[metric].mean()) for metric in METRICS)
 
 
-@pytest.mark.parametrize("sizes", [(0, 4), (4, 0), (0, 0), (1, 1), (5, 1)])
-def test_runs_with_few_or_no_firing_features(sizes):
-    firing = {f"r{i}": _firing(_codes(n, i), i) for i, n in enumerate(sizes)}
-    tables = study(_runs(2), firing, _CONFIG)
-    table = tables["firing"].set_index(["partner", "metric"])["value"]
-    assert len(tables["firing_features"]) == min(sizes)
-    assert np.isnan(table["decoder", "jaccard"]) == (min(sizes) == 0)
-    assert np.isnan(table["null", "jaccard"]) == (sizes[1] < 2 or min(sizes) == 0)
-    assert np.isnan(table["codes", "cka"]) == (min(sizes) == 0)
-    empty = study(_runs(0), {}, _CONFIG)
-    assert len(empty["firing"]) == len(empty["firing_features"]) == 0
+def test_runs_with_few_or_no_firing_features():
+    for sizes in [(0, 4), (4, 0), (0, 0), (1, 1), (5, 1)]:
+        firing = {f"r{i}": _firing(_codes(n, i), i) for i, n in enumerate(sizes)}
+        tables = study(_runs(2), firing, _CONFIG)
+        table = tables["firing"].set_index(["partner", "metric"])["value"]
+        assert len(tables["firing_features"]) == min(sizes)
+        assert np.isnan(table["decoder", "jaccard"]) == (min(sizes) == 0)
+        assert np.isnan(table["null", "jaccard"]) == (sizes[1] < 2 or min(sizes) == 0)
+        assert np.isnan(table["codes", "cka"]) == (min(sizes) == 0)
+        empty = study(_runs(0), {}, _CONFIG)
+        assert len(empty["firing"]) == len(empty["firing_features"]) == 0
 
 
 def test_codes_are_those_of_the_saes_on_every_token():

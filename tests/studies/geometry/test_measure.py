@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -42,22 +43,20 @@ def _literal(a: torch.Tensor, b: torch.Tensor | None = None) -> list[float]:
     return out
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
-@pytest.mark.parametrize(("n", "m"), [(7, 9), (9, 2), (1, 5), (5, 1), (1, 1)])
-def test_nearest_cosines_of_two_dictionaries_equal_a_loop_in_both_directions(n, m, chunk):
-    a, b = _random(n), _random(m, 1)
-    forward, backward = nearest_cosine(a, b, chunk)
-    assert forward.tolist() == pytest.approx(_literal(a, b), abs=1e-6)
-    assert backward.tolist() == pytest.approx(_literal(b, a), abs=1e-6)
+def test_nearest_cosines_of_two_dictionaries_equal_a_loop_in_both_directions():
+    for chunk, (n, m) in itertools.product([1, 3, 7, 100], [(7, 9), (9, 2), (1, 5), (5, 1), (1, 1)]):
+        a, b = _random(n), _random(m, 1)
+        forward, backward = nearest_cosine(a, b, chunk)
+        assert forward.tolist() == pytest.approx(_literal(a, b), abs=1e-6)
+        assert backward.tolist() == pytest.approx(_literal(b, a), abs=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
-@pytest.mark.parametrize("n", [2, 3, 7])
-def test_nearest_cosines_within_a_dictionary_leave_out_the_feature_itself(n, chunk):
-    a = _random(n)
-    for cosines in nearest_cosine(a, chunk=chunk):
-        assert cosines.tolist() == pytest.approx(_literal(a), abs=1e-6)
-        assert cosines.max() < 0.999
+def test_nearest_cosines_within_a_dictionary_leave_out_the_feature_itself():
+    for chunk, n in itertools.product([1, 2, 3, 100], [2, 3, 7]):
+        a = _random(n)
+        for cosines in nearest_cosine(a, chunk=chunk):
+            assert cosines.tolist() == pytest.approx(_literal(a), abs=1e-6)
+            assert cosines.max() < 0.999
 
 
 def test_equal_and_opposite_features_have_cosines_of_one_and_minus_one():
@@ -130,14 +129,14 @@ def test_the_interval_of_two_samples_is_that_of_the_difference_of_their_means():
     assert high == pytest.approx(value + error, abs=0.15 * error)
 
 
-@pytest.mark.parametrize("samples", [1, 2])
-def test_intervals_cover_the_truth_about_as_often_as_they_say(samples):
-    rng, covered, n = np.random.default_rng(0), 0, 150
-    for i in range(n):
-        draws = tuple(rng.normal(2.0, 1.0, 40) for _ in range(samples))
-        _, low, high = mean_interval(draws, GeometryConfig(n_resamples=200, confidence=0.8), str(i))
-        covered += low <= (2.0 if samples == 1 else 0.0) <= high
-    assert 0.7 < covered / n < 0.9
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    for samples in [1, 2]:
+        rng, covered, n = np.random.default_rng(0), 0, 150
+        for i in range(n):
+            draws = tuple(rng.normal(2.0, 1.0, 40) for _ in range(samples))
+            _, low, high = mean_interval(draws, GeometryConfig(n_resamples=200, confidence=0.8), str(i))
+            covered += low <= (2.0 if samples == 1 else 0.0) <= high
+        assert 0.7 < covered / n < 0.9
 
 
 def test_intervals_depend_on_the_sample_the_seed_and_the_purpose_alone():
@@ -343,20 +342,20 @@ def test_the_stage_reads_runs_and_their_living_features_from_disk(tmp_path):
     assert set(zip(across["run_a"], across["run_b"], strict=True)) == {("l-c1-s0", "e-c1-s0")}
 
 
-@pytest.mark.parametrize("sizes", [(400,), (300, 500)])
-def test_the_interval_is_scipy_s_bca_up_to_resampling_noise(sizes):
-    generator = np.random.default_rng(1)
-    samples = tuple(generator.gamma(0.7, size=size) for size in sizes)  # skewed, so that bias and acceleration matter
-    config = GeometryConfig(n_resamples=20_000)
-    value, low, high = mean_interval(samples, config, "test")
+def test_the_interval_is_scipy_s_bca_up_to_resampling_noise():
+    for sizes in [(400,), (300, 500)]:
+        generator = np.random.default_rng(1)
+        samples = tuple(generator.gamma(0.7, size=size) for size in sizes)  # skewed, so that bias and acceleration matter
+        config = GeometryConfig(n_resamples=20_000)
+        value, low, high = mean_interval(samples, config, "test")
 
-    def statistic(*parts, axis=-1):
-        return parts[0].mean(axis=axis) - (parts[1].mean(axis=axis) if len(parts) == 2 else 0.0)
+        def statistic(*parts, axis=-1):
+            return parts[0].mean(axis=axis) - (parts[1].mean(axis=axis) if len(parts) == 2 else 0.0)
 
-    expected = stats.bootstrap(
-        samples, statistic, n_resamples=20_000, method="BCa", rng=np.random.default_rng(2)
-    ).confidence_interval
-    width = expected.high - expected.low
-    assert value == pytest.approx(statistic(*samples))
-    assert low == pytest.approx(expected.low, abs=0.02 * width)
-    assert high == pytest.approx(expected.high, abs=0.02 * width)
+        expected = stats.bootstrap(
+            samples, statistic, n_resamples=20_000, method="BCa", rng=np.random.default_rng(2)
+        ).confidence_interval
+        width = expected.high - expected.low
+        assert value == pytest.approx(statistic(*samples))
+        assert low == pytest.approx(expected.low, abs=0.02 * width)
+        assert high == pytest.approx(expected.high, abs=0.02 * width)

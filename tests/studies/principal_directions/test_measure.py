@@ -108,39 +108,39 @@ def test_correlations_are_pearson_s(model, tables, positions, place):
         assert r == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_where_nothing_varies_there_is_no_correlation(model, dtype):
-    cast = model.to(dtype=dtype)
-    table = study(cast, _site(cast), {"a": _sae().to(dtype)}, _tokens(same_start=True), {0}, _CONFIG)["pca_correlation"]
-    assert table.query("positions == 'first'")["r"].isna().all()
-    assert table.query("positions == 'rest'")["r"].notna().all()
+def test_where_nothing_varies_there_is_no_correlation(model):
+    for dtype in [torch.float32, torch.float64]:
+        cast = model.to(dtype=dtype)
+        table = study(cast, _site(cast), {"a": _sae().to(dtype)}, _tokens(same_start=True), {0}, _CONFIG)["pca_correlation"]
+        assert table.query("positions == 'first'")["r"].isna().all()
+        assert table.query("positions == 'rest'")["r"].notna().all()
 
 
-@pytest.mark.parametrize("hook", [HOOK, "blocks.2.hook_mlp_out", "blocks.1.attn.hook_z"])
-def test_ablation_exchanges_one_component_by_one_permutation_and_leaves_position_0_alone(model, hook):
-    tokens = _tokens()[:5]
-    x = _activations(model, tokens, hook)
-    _, rows = _literal_directions(x)
-    directions = torch.from_numpy(rows[:3].T.copy())
-    got = resample_ablation(model, _site(model, hook), tokens, directions, _CONFIG)
-    order = torch.randperm(
-        5 * (_POS - 1), generator=torch.Generator().manual_seed(derive_seed("resample ablation", _CONFIG.seed))
-    )
-    ids, site = torch.from_numpy(tokens.astype(np.int64)), _site(model, hook)
-    clean = model.forward(ids).numpy()
-    for j in range(3):
-        component = (x[:, 1:] @ rows[j]).ravel()
-        moved = x.copy()
-        for i in range(len(component)):
-            r, p = divmod(i, _POS - 1)
-            moved[r, p + 1] += (component[order[i]] - component[i]) * rows[j]
-        stream = model.hook_values(ids, [site.stream])[site.stream]
-        last, _ = model.continue_from(site, torch.from_numpy(moved), torch.from_numpy(x), stream)
-        other = model.logits(last).numpy()
-        p, q = (np.exp(v) / np.exp(v).sum(axis=-1, keepdims=True) for v in (clean, other))
-        assert got[0, j].item() == pytest.approx((p * np.log(p / q)).sum() / (5 * _POS), rel=1e-8)
-        assert got[1, j].item() == pytest.approx((q * np.log(q / p)).sum() / (5 * _POS), rel=1e-8)
-        np.testing.assert_allclose(p[:, 0], q[:, 0], rtol=1e-9)
+def test_ablation_exchanges_one_component_by_one_permutation_and_leaves_position_0_alone(model):
+    for hook in [HOOK, "blocks.2.hook_mlp_out", "blocks.1.attn.hook_z"]:
+        tokens = _tokens()[:5]
+        x = _activations(model, tokens, hook)
+        _, rows = _literal_directions(x)
+        directions = torch.from_numpy(rows[:3].T.copy())
+        got = resample_ablation(model, _site(model, hook), tokens, directions, _CONFIG)
+        order = torch.randperm(
+            5 * (_POS - 1), generator=torch.Generator().manual_seed(derive_seed("resample ablation", _CONFIG.seed))
+        )
+        ids, site = torch.from_numpy(tokens.astype(np.int64)), _site(model, hook)
+        clean = model.forward(ids).numpy()
+        for j in range(3):
+            component = (x[:, 1:] @ rows[j]).ravel()
+            moved = x.copy()
+            for i in range(len(component)):
+                r, p = divmod(i, _POS - 1)
+                moved[r, p + 1] += (component[order[i]] - component[i]) * rows[j]
+            stream = model.hook_values(ids, [site.stream])[site.stream]
+            last, _ = model.continue_from(site, torch.from_numpy(moved), torch.from_numpy(x), stream)
+            other = model.logits(last).numpy()
+            p, q = (np.exp(v) / np.exp(v).sum(axis=-1, keepdims=True) for v in (clean, other))
+            assert got[0, j].item() == pytest.approx((p * np.log(p / q)).sum() / (5 * _POS), rel=1e-8)
+            assert got[1, j].item() == pytest.approx((q * np.log(q / p)).sum() / (5 * _POS), rel=1e-8)
+            np.testing.assert_allclose(p[:, 0], q[:, 0], rtol=1e-9)
 
 
 def test_the_result_depends_on_the_seed_of_the_permutation_and_on_no_batch(model, tables, monkeypatch):

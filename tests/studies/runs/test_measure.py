@@ -70,11 +70,13 @@ def test_a_log_that_ends_in_the_warm_up_has_no_gradient_norm(tmp_path):
     assert np.isnan(_write_run(tmp_path / "a", norms=((1, 9.0), (3, 8.0)))["grad_norm"])
 
 
-@pytest.mark.parametrize("kind", ["hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post"])
-def test_the_layer_of_a_run_is_that_of_its_site(tmp_path, kind):
-    hook_point = f"blocks.11.{kind}"
-    arch = {"n_layers": 12, "d_model": 8, "n_heads": 2, "d_head": 4, "parallel": False}
-    assert _write_run(tmp_path / "a", hook_point=hook_point)["layer"] == Site.parse(hook_point, arch).layer
+def test_the_layer_of_a_run_is_that_of_its_site(tmp_path):
+    for case, kind in enumerate(["hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post"]):
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        hook_point = f"blocks.11.{kind}"
+        arch = {"n_layers": 12, "d_model": 8, "n_heads": 2, "d_head": 4, "parallel": False}
+        assert _write_run(folder / "a", hook_point=hook_point)["layer"] == Site.parse(hook_point, arch).layer
 
 
 def test_runs_that_differ_in_their_seed_alone_have_equal_settings(tmp_path):
@@ -108,18 +110,20 @@ SWEPT_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("sweep", SWEPT_SETTINGS)
-def test_runs_of_a_sweep_differ_in_its_setting_sparsity_seed_and_hook_point_alone(tmp_path, sweep):
-    base = {"objective": "e2e_ds"}
-    first = _write_run(tmp_path / "a", **base)
-    free = {"sparsity_coeff": 0.6, "seed": 4, "hook_point": "blocks.2.hook_resid_pre", "group": "again"}
-    second = _write_run(tmp_path / "b", **base, **free, training=SWEPT_SETTINGS[sweep])
-    own, others = f"family_but_{sweep}", [f"family_but_{key}" for key in SWEPT_SETTINGS if key != sweep]
-    assert second[own] == first[own] and second["family"] != first["family"]
-    assert all(second[other] != first[other] for other in others)
-    third = _write_run(tmp_path / "c", **base, training=SWEPT_SETTINGS[sweep] | {"adam_eps": 1.0})
-    fourth = _write_run(tmp_path / "d", objective="e2e", training=SWEPT_SETTINGS[sweep])
-    assert len({first[own], third[own], fourth[own]}) == 3
+def test_runs_of_a_sweep_differ_in_its_setting_sparsity_seed_and_hook_point_alone(tmp_path):
+    for case, sweep in enumerate(SWEPT_SETTINGS):
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        base = {"objective": "e2e_ds"}
+        first = _write_run(folder / "a", **base)
+        free = {"sparsity_coeff": 0.6, "seed": 4, "hook_point": "blocks.2.hook_resid_pre", "group": "again"}
+        second = _write_run(folder / "b", **base, **free, training=SWEPT_SETTINGS[sweep])
+        own, others = f"family_but_{sweep}", [f"family_but_{key}" for key in SWEPT_SETTINGS if key != sweep]
+        assert second[own] == first[own] and second["family"] != first["family"]
+        assert all(second[other] != first[other] for other in others)
+        third = _write_run(folder / "c", **base, training=SWEPT_SETTINGS[sweep] | {"adam_eps": 1.0})
+        fourth = _write_run(folder / "d", objective="e2e", training=SWEPT_SETTINGS[sweep])
+        assert len({first[own], third[own], fourth[own]}) == 3
 
 
 def test_a_sweep_of_runs_that_continue_another_leaves_the_settings_of_that_one_fixed(tmp_path):
@@ -131,23 +135,29 @@ def test_a_sweep_of_runs_that_continue_another_leaves_the_settings_of_that_one_f
     assert same[0]["start_from"] == "blocks.1.hook_resid_pre/a"
 
 
-@pytest.mark.parametrize(
-    ("objective", "training", "downstream", "reconstruction"),
-    [
-        ("local", {"reconstruction_coeff": None}, "", 1.0),
-        ("e2e", {"reconstruction_coeff": None}, "", 0.0),
-        ("e2e", {"reconstruction_coeff": 0.2}, "", 0.2),
-        ("e2e_ds", {"downstream_coeff": None}, "all", 0.0),
-        ("e2e_ds", {"downstream_coeff": 0.0}, "", 0.0),
-        ("e2e_ds", {"downstream_coeff": 5, "downstream_next": 3}, "next 3", 0.0),
-        ("e2e_ds", {"downstream_hook_points": ["blocks.2.hook_mlp_out", "blocks.3.hook_z"]}, "blocks.2.hook_mlp_out, blocks.3.hook_z", 0.0),
-        ("finetune", {"downstream_coeff": None}, "", 0.5),
-        ("finetune", {"downstream_coeff": 1.0, "reconstruction_coeff": 0}, "all", 0.0),
-    ],
-)  # fmt: skip
-def test_what_is_reconstructed_and_with_what_weight(tmp_path, objective, training, downstream, reconstruction):
-    record = _write_run(tmp_path / "a", objective=objective, training=training)
-    assert (record["downstream"], record["reconstruction_coeff"]) == (downstream, reconstruction)
+def test_what_is_reconstructed_and_with_what_weight(tmp_path):
+    for case, (objective, training, downstream, reconstruction) in enumerate(
+        [
+            ("local", {"reconstruction_coeff": None}, "", 1.0),
+            ("e2e", {"reconstruction_coeff": None}, "", 0.0),
+            ("e2e", {"reconstruction_coeff": 0.2}, "", 0.2),
+            ("e2e_ds", {"downstream_coeff": None}, "all", 0.0),
+            ("e2e_ds", {"downstream_coeff": 0.0}, "", 0.0),
+            ("e2e_ds", {"downstream_coeff": 5, "downstream_next": 3}, "next 3", 0.0),
+            (
+                "e2e_ds",
+                {"downstream_hook_points": ["blocks.2.hook_mlp_out", "blocks.3.hook_z"]},
+                "blocks.2.hook_mlp_out, blocks.3.hook_z",
+                0.0,
+            ),
+            ("finetune", {"downstream_coeff": None}, "", 0.5),
+            ("finetune", {"downstream_coeff": 1.0, "reconstruction_coeff": 0}, "all", 0.0),
+        ]
+    ):
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        record = _write_run(folder / "a", objective=objective, training=training)
+        assert (record["downstream"], record["reconstruction_coeff"]) == (downstream, reconstruction)
 
 
 def test_what_a_run_starts_from_counts_by_its_settings_and_not_by_its_seed_or_group(tmp_path):
@@ -191,35 +201,34 @@ def test_runs_that_differ_in_more_than_sparsity_are_not_selected():
     assert set(select(runs, fidelity).query("criterion == 'similar_ce'")["run"]) == {"b-local-x-0", "b-e2e-y-0"}
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("seed", range(5))
-def test_the_selected_runs_are_the_closest_of_all_combinations(criterion, seed):
-    rng = np.random.default_rng(seed)
-    values = {
-        (hook, objective, f"{objective}{i}", s): float(rng.lognormal(-2, 1)) * (-1 if rng.random() < 0.15 else 1)
-        for hook in ("blocks.1", "blocks.2")
-        for objective in ("local", "e2e", "e2e_ds")
-        for i in range(4)
-        for s in (2, 1)
-    }
-    selection = select(*_runs(values, CRITERIA[criterion]))
-    of_combination = ["spread", "value", "tolerance"]
-    assert list(selection.columns) == [
-        "criterion", "hook_point", "objective", "architecture", "run", "ce_increase", *of_combination,
-    ]  # fmt: skip
-    assert set(selection["criterion"]) == {criterion}
-    for hook in ("blocks.1", "blocks.2"):
-        usable = [
-            [(key, v) for key, v in values.items() if key[0] == hook and key[1] == objective and key[3] == 1 and v > 0]
+def test_the_selected_runs_are_the_closest_of_all_combinations():
+    for criterion, seed in itertools.product(CRITERIA, range(5)):
+        rng = np.random.default_rng(seed)
+        values = {
+            (hook, objective, f"{objective}{i}", s): float(rng.lognormal(-2, 1)) * (-1 if rng.random() < 0.15 else 1)
+            for hook in ("blocks.1", "blocks.2")
             for objective in ("local", "e2e", "e2e_ds")
-        ]
-        best = min(itertools.product(*usable), key=lambda c: max(v for _, v in c) / min(v for _, v in c))
-        chosen = selection[selection["hook_point"] == hook]
-        assert dict(zip(chosen["objective"], chosen["run"], strict=True)) == {k[1]: "-".join(map(str, k)) for k, _ in best}
-        found = [v for _, v in best]
-        assert sorted(chosen["value"]) == sorted(found)
-        assert set(chosen["spread"]) == {max(found) - min(found)} and set(chosen["tolerance"]) == {max(found) / min(found)}
-        assert (chosen["ce_increase"] == (chosen["value"] if criterion == "similar_ce" else -1)).all()
+            for i in range(4)
+            for s in (2, 1)
+        }
+        selection = select(*_runs(values, CRITERIA[criterion]))
+        of_combination = ["spread", "value", "tolerance"]
+        assert list(selection.columns) == [
+            "criterion", "hook_point", "objective", "architecture", "run", "ce_increase", *of_combination,
+        ]  # fmt: skip
+        assert set(selection["criterion"]) == {criterion}
+        for hook in ("blocks.1", "blocks.2"):
+            usable = [
+                [(key, v) for key, v in values.items() if key[0] == hook and key[1] == objective and key[3] == 1 and v > 0]
+                for objective in ("local", "e2e", "e2e_ds")
+            ]
+            best = min(itertools.product(*usable), key=lambda c: max(v for _, v in c) / min(v for _, v in c))
+            chosen = selection[selection["hook_point"] == hook]
+            assert dict(zip(chosen["objective"], chosen["run"], strict=True)) == {k[1]: "-".join(map(str, k)) for k, _ in best}
+            found = [v for _, v in best]
+            assert sorted(chosen["value"]) == sorted(found)
+            assert set(chosen["spread"]) == {max(found) - min(found)} and set(chosen["tolerance"]) == {max(found) / min(found)}
+            assert (chosen["ce_increase"] == (chosen["value"] if criterion == "similar_ce" else -1)).all()
 
 
 def test_each_architecture_of_an_objective_has_its_run_also_where_there_are_many():

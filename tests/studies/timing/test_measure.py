@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pandas as pd
@@ -33,15 +34,18 @@ def test_tokens_per_second_are_those_of_the_run_s_own_job(tmp_path):
     assert set(table["job"]) == {"alone"}
 
 
-@pytest.mark.parametrize("cpu", ["0.02", "0", "NA", "-", ""])
-@pytest.mark.parametrize("together", [f"{HOOK}/together", f"{HOOK}_64/together"])
-def test_a_run_trained_with_others_has_no_time_of_its_own(tmp_path, cpu, together):
-    _record(tmp_path, together, 100.0, "99")
-    _record(tmp_path / HOOK, "copied", 0.1, cpu)
-    _record(tmp_path / HOOK, "later", 9.0, "8")  # trained alone after that
-    table = timing(_runs("copied", "later"), tmp_path)
-    assert table["job"].tolist() == ["together", "alone"]
-    assert math.isnan(table["seconds"][0]) and math.isnan(table["tokens_per_second"][0]) and table["seconds"][1] == 9.0
+def test_a_run_trained_with_others_has_no_time_of_its_own(tmp_path):
+    for case, (cpu, together) in enumerate(
+        itertools.product(["0.02", "0", "NA", "-", ""], [f"{HOOK}/together", f"{HOOK}_64/together"])
+    ):
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        _record(folder, together, 100.0, "99")
+        _record(folder / HOOK, "copied", 0.1, cpu)
+        _record(folder / HOOK, "later", 9.0, "8")  # trained alone after that
+        table = timing(_runs("copied", "later"), folder)
+        assert table["job"].tolist() == ["together", "alone"]
+        assert math.isnan(table["seconds"][0]) and math.isnan(table["tokens_per_second"][0]) and table["seconds"][1] == 9.0
 
 
 def test_a_run_without_a_record_is_there_without_a_time(tmp_path):
@@ -49,10 +53,12 @@ def test_a_run_without_a_record_is_there_without_a_time(tmp_path):
     assert table["job"].tolist() == ["unknown"] and table[["seconds", "tokens_per_second"]].isna().all(axis=None)
 
 
-@pytest.mark.parametrize("text", ["", "s\n", "time\n3\n", f"{HEADER}\nmany\t0\t0\t0\t0\t0\t0\t0\t0\tfew\n"])
-def test_a_damaged_record_is_one_sentence(tmp_path, text):
-    (tmp_path / HOOK).mkdir(parents=True)
-    (tmp_path / HOOK / "a.tsv").write_text(text)
-    with pytest.raises(UserError, match=r"a\.tsv is no benchmark record") as caught:
-        timing(_runs("a"), tmp_path)
-    assert "\n" not in str(caught.value)
+def test_a_damaged_record_is_one_sentence(tmp_path):
+    for case, text in enumerate(["", "s\n", "time\n3\n", f"{HEADER}\nmany\t0\t0\t0\t0\t0\t0\t0\t0\tfew\n"]):
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        (folder / HOOK).mkdir(parents=True)
+        (folder / HOOK / "a.tsv").write_text(text)
+        with pytest.raises(UserError, match=r"a\.tsv is no benchmark record") as caught:
+            timing(_runs("a"), folder)
+        assert "\n" not in str(caught.value)
