@@ -56,7 +56,7 @@ def _other(key: str, annotation: Any, current: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal:
         return next((option for option in options if option != current), None)
     if typing.get_origin(annotation) is dict:
-        return {next(iter(current)): "#123456"}
+        return {next(iter(current), "local"): "#123456"}
     if len(options) == 1:
         return _other(key, options[0], current)
     if annotation is bool:
