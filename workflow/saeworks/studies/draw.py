@@ -6,14 +6,13 @@ import importlib
 import json
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from ..config.base import parse
 from ..config.figures import FigureStyle
 from ..store.errors import UserError, did_you_mean
 from . import figures
-from .plot import LOOK, save
+from .plot import save, theme
 
 
 def figure(name: str, spec: str, tables: str, out: str) -> None:
@@ -35,8 +34,8 @@ def figure(name: str, spec: str, tables: str, out: str) -> None:
 
 
 def drawn(name: str, tables: Path, config: FigureStyle) -> Figure:
-    """The figure `name` in the common look; the caller's matplotlib settings stay as they are."""
+    """The figure `name` in the common theme; the caller's matplotlib settings stay as they are."""
     study, _ = figures()[name]
     module = importlib.import_module(f".{study.name}.{name}", __package__)
-    with matplotlib.rc_context(LOOK):
+    with theme():
         return module.draw(Path(tables), config)
