@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from types import ModuleType
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from ..config.base import Json, parse
@@ -15,7 +14,7 @@ from ..config.figures import FigureStyle, TableStyle
 from ..store.errors import UserError, did_you_mean
 from . import figures
 from .display import DisplayTable
-from .plot import LOOK, save
+from .plot import save, theme
 
 
 def figure(name: str, /, spec: Json, tables: str, out: str) -> None:
@@ -40,8 +39,8 @@ def figure(name: str, /, spec: Json, tables: str, out: str) -> None:
 
 
 def drawn(name: str, tables: Path, config: FigureStyle) -> Figure:
-    """The figure `name` in the common look; the caller's matplotlib settings stay as they are."""
-    with matplotlib.rc_context(LOOK):
+    """The figure `name` in the common theme; the caller's matplotlib settings stay as they are."""
+    with theme():
         return _module(name).draw(Path(tables), config)
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from PIL import Image
 
@@ -23,42 +26,49 @@ from ..config.figures import FigureStyle
 from ..config.objectives import OBJECTIVES
 from ..store.errors import UserError
 from ..store.files import atomic_path
-from .reading import kinds
+from .reading import hook_points, kind_name, kinds
 
 _FURTHER_MARKERS = ("v", "P", "X", "*", "<", ">")  # of the second kind of an objective on
-_DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
+_DASHES = ("-", (0, (4, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
 GREY = "#595959"
 NARROW = 4.5  # inches; below it, long labels take two lines
+_LEGEND_ROW = 0.17  # inches
+OPEN: dict[str, Any] = {"dashes": False, "linestyle": "none", "markerfacecolor": "white", "zorder": 3}  # markers, not joined
 
-LOOK = {
+THEME = {
+    **seaborn.plotting_context("paper", font_scale=5 / 6),  # 8 points at the size of print
+    **seaborn.axes_style("ticks"),
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the glyphs are the same everywhere
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7.5,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4.5,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "lines.markersize": 4,
     "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
+    "grid.color": "0.92",
     "grid.linewidth": 0.5,
     "svg.hashsalt": "saeworks",  # element ids of the SVG would be random without it
     "svg.fonttype": "path",
 }
 
 
+def theme() -> AbstractContextManager[None]:
+    """The look of all figures, whatever the caller's settings of matplotlib, which are back afterwards."""
+    return matplotlib.style.context(THEME, after_reset=True)
+
+
 def save(figure: Figure, stem: Path | str, dpi: int) -> None:
     """Write `<stem>.svg` and `<stem>.png`, atomically; neither holds a date or a version, so equal figures are equal bytes."""
     nameless = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
-    with matplotlib.rc_context(LOOK):
+    with theme():
         for kind, metadata in nameless.items():
             with atomic_path(f"{stem}.{kind}") as partial:
                 figure.savefig(partial, format=kind, dpi=dpi, metadata=metadata)
@@ -74,15 +84,18 @@ def _shrink(png: Path, dpi: int) -> None:
 
 
 def look(config: FigureStyle, objective: str, rank: int = 0) -> dict[str, Any]:
-    """Colour and marker of an objective's kind number `rank` in the figure, and its dashes after the first."""
+    """Colour of an objective; marker and dashes of its kind number `rank` in the figure."""
     marker = _FURTHER_MARKERS[(rank - 1) % len(_FURTHER_MARKERS)] if rank else OBJECTIVES[objective].marker
     return {"color": colour(config, objective), "marker": marker, "linestyle": _DASHES[rank % len(_DASHES)]}
 
 
-def looks_of(config: FigureStyle, frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
-    """The `look` of each kind of `frame`, in the papers' order."""
-    present = kinds(frame)
-    return {kind: look(config, kind[0], [k for k in present if k[0] == kind[0]].index(kind)) for kind in present}
+def named_kinds(config: FigureStyle, frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """`frame` with a column `kind`, what to call runs of that objective and architecture; and the `look` of each kind by its
+    name, in the papers' order."""
+    names = {kind: kind_name(*kind, frame) for kind in kinds(frame)}
+    ranks = {kind: sum(other[0] == kind[0] for other in list(names)[:i]) for i, kind in enumerate(names)}
+    of_rows = [names[kind] for kind in zip(frame["objective"], frame["architecture"], strict=True)]
+    return frame.assign(kind=of_rows), {name: look(config, kind[0], ranks[kind]) for kind, name in names.items()}
 
 
 def colour(config: FigureStyle, objective: str) -> str:
@@ -105,31 +118,35 @@ def panels(config: FigureStyle, n_rows: int, n_columns: int, **sharing: Any) -> 
 
 
 def kind_panels(
-    config: FigureStyle, kinds_at: dict[str, list[tuple[str, str]]], x_label: str, y_label: str
-) -> tuple[Figure, dict[str, list[tuple[str, str, Axes]]]]:
-    """A figure with one panel per hook point, objective and architecture; a hook point with many of them has several rows.
-
-    Returns the figure and, per hook point, its `(objective, architecture, panel)`.
-    """
+    config: FigureStyle, runs: pd.DataFrame, x_label: str, y_label: str
+) -> tuple[Figure, dict[tuple[str, str, str], Axes]]:
+    """A figure with one panel per hook point, objective and architecture of `runs`, by these; a hook point with many of them has
+    several rows."""
+    kinds_at = {hook_point: kinds(runs[runs["hook_point"] == hook_point]) for hook_point in hook_points(runs)}
     n_columns = min(max(map(len, kinds_at.values())), 3 if config.width < NARROW else 4)
     n_rows = {hook_point: -(-len(found) // n_columns) for hook_point, found in kinds_at.items()}
     figure, axes = panels(config, sum(n_rows.values()), n_columns, sharex=True, sharey=True)
-    placed: dict[str, list[tuple[str, str, Axes]]] = {}
+    placed: dict[tuple[str, str, str], Axes] = {}
     row = 0
     for hook_point, found in kinds_at.items():
         here = axes[row : row + n_rows[hook_point]]
         row += n_rows[hook_point]
-        placed[hook_point] = [(*kind, panel) for kind, panel in zip(found, here.flat, strict=False)]
+        placed |= {(hook_point, *kind): panel for kind, panel in zip(found, here.flat, strict=False)}
         for panel in here.flat[len(found) :]:
             panel.set_axis_off()
         for line in here:
             line[0].set_ylabel(y_label)
             name_row(line, hook_point)
+    name_columns(axes, x_label)
+    return figure, placed
+
+
+def name_columns(axes: np.ndarray, x_label: str) -> None:
+    """Label the horizontal axis of the lowest panel that is used in each column."""
     for column in axes.T:
         lowest = [panel for panel in column if panel.axison][-1]
         lowest.tick_params(labelbottom=True)
         lowest.set_xlabel(x_label)
-    return figure, placed
 
 
 def name_row(row: Sequence[Axes], hook_point: str) -> None:
@@ -146,10 +163,20 @@ def say(axes: Axes, text: str, width: int = 24) -> None:
     axes.text(0.5, 0.5, lines, transform=axes.transAxes, ha="center", va="center", fontsize=7, color=GREY)
 
 
-def legend_columns(config: FigureStyle, handles: Sequence[Artist], at_most: int = 4) -> int:
-    """Columns that a legend over the whole width has room for."""
-    inches = 0.5 + 0.06 * max(len(str(handle.get_label())) for handle in handles)  # line and space, and letters
-    return min(at_most, max(1, int(config.width / inches)))
+def handles(looks: Mapping[str, Mapping[str, Any]], **changes: Any) -> list[Line2D]:
+    """Entries of a legend: the name and look of each curve."""
+    return [Line2D([], [], **style | changes, label=name) for name, style in looks.items()]
+
+
+def legend(figure: Figure, entries: Sequence[Artist], at_most: int = 4, **options: Any) -> None:
+    """The legend above the panels, in as many columns as there is room for; the figure grows with rows after the second."""
+    for n_columns in range(min(at_most, len(entries)), 0, -1):
+        drawn = figure.legend(handles=entries, loc="outside upper center", ncols=n_columns, columnspacing=1.5, **options)
+        if n_columns == 1 or drawn.get_window_extent().width <= 0.98 * figure.bbox.width:
+            break
+        drawn.remove()
+    further_rows = max(0, -(-len(entries) // n_columns) - 2)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * further_rows)
 
 
 def only_message(config: FigureStyle, text: str) -> Figure:
@@ -160,9 +187,61 @@ def only_message(config: FigureStyle, text: str) -> Figure:
     return figure
 
 
-def cosine_histogram(panel: Axes, cosines: np.ndarray, bins: int, **look: Any) -> None:
-    """Draw the fraction of features per bin of [0, 1]. Clipped, not dropped: an obtuse neighbour counts in the first bin."""
-    panel.hist(np.clip(cosines, 0, 1), bins=bins, range=(0, 1), weights=np.full(cosines.size, 1 / cosines.size), **look)
+def lines(
+    panel: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    looks: Mapping[Any, Mapping[str, Any]],
+    by: str = "kind",
+    **options: Any,
+) -> None:
+    """A line through the rows of each value of the column `by`, in their order; `looks` are by these values."""
+    frame = frame.dropna(subset=[x, y])
+    if frame.empty:  # seaborn would warn of colours without use
+        return
+    dashes = {name: "" if style["linestyle"] == "-" else style["linestyle"][1] for name, style in looks.items()}
+    order = list(looks)
+    with _own_labels(panel):
+        seaborn.lineplot(
+            frame, x=x, y=y, hue=by, hue_order=order, style=by, style_order=order,
+            palette={name: style["color"] for name, style in looks.items()},
+            markers={name: style["marker"] for name, style in looks.items()},
+            estimator=None, sort=False, legend=False, ax=panel,
+            **{"dashes": dashes, "markeredgecolor": "auto"} | options,
+        )  # fmt: skip
+
+
+def frontier(panel: Axes, runs: pd.DataFrame, x: str, y: str, looks: Mapping[Any, Mapping[str, Any]], by: str = "kind") -> None:
+    """Runs of the lowest seed of each curve, joined in the order of L0; those of further seeds are open markers."""
+    first = runs["seed"] == runs.groupby(by)["seed"].transform("min")
+    lines(panel, runs[first].sort_values("l0"), x, y, looks, by)
+    lines(panel, runs[~first], x, y, looks, by, **OPEN)
+
+
+def points(panel: Axes, x: pd.Series, y: pd.Series, size: float, **options: Any) -> None:
+    """A cloud of points of `size` square points each, as a picture in the SVG: there can be thousands."""
+    seaborn.scatterplot(
+        x=x.to_numpy(), y=y.to_numpy(), s=size, rasterized=True, legend=False, ax=panel, **{"linewidth": 0} | options
+    )
+
+
+@contextmanager
+def _own_labels(panel: Axes) -> Iterator[None]:
+    """Keep seaborn from naming the axes after columns."""
+    x, y = panel.get_xlabel(), panel.get_ylabel()
+    yield
+    panel.set_xlabel(x, visible=True)
+    panel.set_ylabel(y, visible=True)
+
+
+def histogram(panel: Axes, values: pd.Series, bins: int, low: float, shade: str, outline: bool = False) -> None:
+    """The fraction of `values` per bin of [low, 1]. Clipped, not dropped: an obtuse neighbour counts in the first bin."""
+    drawn = {"element": "step", "fill": False, "linewidth": 0.9} if outline else {"alpha": 0.7, "linewidth": 0}
+    with _own_labels(panel):
+        seaborn.histplot(
+            x=values.clip(low, 1).to_numpy(), bins=bins, binrange=(low, 1), stat="proportion", color=shade, ax=panel, **drawn
+        )
 
 
 def cosine_axis(panel: Axes) -> None:

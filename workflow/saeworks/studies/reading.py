@@ -62,6 +62,12 @@ def kinds(frame: pd.DataFrame) -> list[tuple[str, str]]:
     return [(o, a) for o in OBJECTIVES for a in architectures(frame) if (o, a) in present]
 
 
+def of_kind(frame: pd.DataFrame, hook_point: str, objective: str, architecture: str) -> pd.DataFrame:
+    """Rows of the runs of one kind at one hook point."""
+    same = (frame["hook_point"] == hook_point) & (frame["objective"] == objective) & (frame["architecture"] == architecture)
+    return frame[same]
+
+
 def architectures(frame: pd.DataFrame) -> list[str]:
     """Architectures in the order of figures: those with a name for people, then any others of `frame`."""
     return [*ARCHITECTURES, *sorted(set(frame["architecture"]) - ARCHITECTURES.keys())]

@@ -30,12 +30,6 @@ def read_matching(tables: Path) -> pd.DataFrame:
     return table[table["features"] == "alive"]
 
 
-def of_kind(frame: pd.DataFrame, hook_point: str, objective: str, architecture: str) -> pd.DataFrame:
-    """Rows of the runs of one kind at one hook point."""
-    same = (frame["hook_point"] == hook_point) & (frame["objective"] == objective) & (frame["architecture"] == architecture)
-    return frame[same]
-
-
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """For each setting those rows that sum up all its pairs of seeds, where there are such; else all of it."""
     summed = rows["resampled"] == "seed pairs"
@@ -53,7 +47,7 @@ def with_interval(rows: pd.DataFrame, joint: str) -> str:
     if rows.empty:
         return "–"
     low, high = rows["ci_low"].min(), rows["ci_high"].max()
-    return f"{rows['value'].mean():.3f}" + (f"{joint}[{low:.3f}, {high:.3f}]" if low == low else "")
+    return f"{rows['value'].mean():z.3f}" + (f"{joint}[{low:z.3f}, {high:z.3f}]" if low == low else "")
 
 
 def heading(frame: pd.DataFrame, objective: str, architecture: str, among: pd.DataFrame, joint: str) -> str:

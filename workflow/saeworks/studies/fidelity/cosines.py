@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, colour, kind_panels, only_message, say
-from ..reading import hook_points, kind_name, kinds
+from ..plot import GREY, colour, histogram, kind_panels, legend, only_message, say
+from ..reading import kind_name
 from ..tables import read_table
 from .norm_table import at_positions
 from .settings import CosinesFigure
@@ -30,34 +30,30 @@ def draw(tables: Path, config: CosinesFigure) -> Figure:
         return only_message(config, "No runs were selected at similar CE increase.")
     shown = pd.concat([tokens["cosine"], runs["first"], baseline])
     low = max(-1.0, np.floor(10 * min(shown.min(), 0.9)) / 10)
-    kinds_at = {hook_point: kinds(runs[runs["hook_point"] == hook_point]) for hook_point in hook_points(runs)}
-    figure, placed = kind_panels(config, kinds_at, "Cosine of input\nand output", "Fraction of tokens")
+    figure, placed = kind_panels(config, runs, "Cosine of input\nand output", "Fraction of tokens")
     chosen = runs.set_index(["hook_point", "objective", "architecture"])
-    for hook_point, found in placed.items():
-        for objective, architecture, panel in found:
-            run = chosen.loc[(hook_point, objective, architecture)]
-            mean = f"mean {run['rest']:.3f}" if np.isfinite(run["rest"]) else "not measured"
-            panel.set_title(f"{kind_name(objective, architecture, runs, joint=chr(10))}\n{mean}", fontsize=7)
-            cosines = tokens.loc[tokens["run"] == run["run"], "cosine"].to_numpy()
-            _panel(panel, cosines, run, baseline[run["run"]], low, config.bins, colour(config, objective))
-    handles = [
+    for kind, panel in placed.items():
+        run = chosen.loc[kind]
+        mean = f"mean {run['rest']:.3f}" if np.isfinite(run["rest"]) else "not measured"
+        panel.set_title(f"{kind_name(*kind[1:], runs, joint=chr(10))}\n{mean}", fontsize=7)
+        cosines = tokens.loc[tokens["run"] == run["run"], "cosine"]
+        _panel(panel, cosines, run, baseline[run["run"]], low, config.bins, colour(config, kind[1]))
+    entries = [
         Line2D([], [], color="black", linestyle="--", label="mean"),
         Line2D([], [], color="black", marker="v", linestyle="none", label="position 0"),
         Line2D([], [], color=GREY, linestyle=":", label="random pairs"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, columnspacing=1.2)
+    legend(figure, entries)
     return figure
 
 
-def _panel(panel: Axes, cosines: np.ndarray, run: pd.Series, baseline: float, low: float, bins: int, shade: str) -> None:
+def _panel(panel: Axes, cosines: pd.Series, run: pd.Series, baseline: float, low: float, bins: int, shade: str) -> None:
     panel.set_xlim(low, 1)
     panel.set_xticks([low, (low + 1) / 2, 1], [f"{tick:.2g}" for tick in (low, (low + 1) / 2, 1)])
     if cosines.size == 0:
         say(panel, "no tokens were sampled", width=14)
         return
-    # single precision can leave a cosine just outside
-    heights = np.full(cosines.size, 1 / cosines.size)
-    panel.hist(np.clip(cosines, low, 1), bins=bins, range=(low, 1), weights=heights, color=shade, alpha=0.8)
+    histogram(panel, cosines, bins, low, shade)  # single precision can leave a cosine just outside
     panel.axvline(baseline, color=GREY, linestyle=":")
     panel.axvline(run["rest"], color="black", linestyle="--")
     panel.plot([run["first"]], [0.97], "v", color="black", transform=panel.get_xaxis_transform(), clip_on=False)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from ..plot import GREY, NARROW, colour, kind_panels, legend_columns, only_message, plain_log_ticks, say
-from ..reading import hook_points, kind_name, kinds
+from ..plot import GREY, NARROW, colour, kind_panels, legend, only_message, plain_log_ticks, points, say
+from ..reading import kind_name
 from ..tables import read_table
 from .norm_table import at_positions
 from .settings import NormsFigure
@@ -36,24 +36,21 @@ def draw(tables: Path, config: NormsFigure) -> Figure:
     scale = config.scale
     if scale == "auto":
         scale = "log" if norms.max().max() > _OUTLIER * np.nanmedian(norms) else "linear"
-    kinds_at = {hook_point: kinds(runs[runs["hook_point"] == hook_point]) for hook_point in hook_points(runs)}
-    figure, placed = kind_panels(
-        config, kinds_at, "Input norm" if config.width < NARROW else "Norm of the input", "Norm of the output"
-    )
+    x_label = "Input norm" if config.width < NARROW else "Norm of the input"
+    figure, placed = kind_panels(config, runs, x_label, "Norm of the output")
     chosen = runs.set_index(["hook_point", "objective", "architecture"])
-    for hook_point, found in placed.items():
-        for objective, architecture, panel in found:
-            run = chosen.loc[(hook_point, objective, architecture)]
-            ratio = f"ratio {run['rest']:.2f}\nposition 0: {run['first']:.2f}" if np.isfinite(run["rest"]) else "not measured"
-            panel.set_title(f"{kind_name(objective, architecture, runs, joint=chr(10))}\n{ratio}", fontsize=7)
-            _panel(panel, tokens[tokens["run"] == run["run"]], colour(config, objective))
-            _limits(panel, norms, scale)
-    handles = [
+    for kind, panel in placed.items():
+        run = chosen.loc[kind]
+        ratio = f"ratio {run['rest']:.2f}\nposition 0: {run['first']:.2f}" if np.isfinite(run["rest"]) else "not measured"
+        panel.set_title(f"{kind_name(*kind[1:], runs, joint=chr(10))}\n{ratio}", fontsize=7)
+        _panel(panel, tokens[tokens["run"] == run["run"]], colour(config, kind[1]))
+        _limits(panel, norms, scale)
+    entries = [
         Line2D([], [], color=GREY, marker=".", linestyle="none", label="positions after the first"),
         Line2D([], [], **_FIRST, label="position 0"),
         Line2D([], [], color=GREY, linestyle=":", label="equal norms"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles))
+    legend(figure, entries)
     return figure
 
 
@@ -62,9 +59,7 @@ def _panel(panel: Axes, tokens: pd.DataFrame, shade: str) -> None:
         say(panel, "no tokens were sampled", width=14)
     first = tokens[tokens["position"] == 0]
     rest = tokens[tokens["position"] > 0]
-    panel.plot(
-        rest["input_norm"], rest["output_norm"], ".", color=shade, markersize=2, markeredgewidth=0, alpha=0.5, rasterized=True
-    )
+    points(panel, rest["input_norm"], rest["output_norm"], 3, color=shade, alpha=0.5)
     # tokens that begin every row alike lie on one point
     at_first = first[["input_norm", "output_norm"]].drop_duplicates()
     panel.plot(at_first["input_norm"], at_first["output_norm"], **_FIRST)

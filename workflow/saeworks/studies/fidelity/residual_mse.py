@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..plot import NARROW, legend_columns, look, name_row, only_message, panels, plain_log_ticks, say
-from ..reading import hook_points, kind_name, kinds, read_selection
+from ..plot import NARROW, handles, legend, lines, name_row, named_kinds, only_message, panels, plain_log_ticks, say
+from ..reading import hook_points, read_selection
 from ..tables import read_table
 from .settings import ResidualMseFigure
 
 # Position 0 has its own panel: in many models its residual stream is orders of magnitude longer than any other.
-_PANELS = (("rest", "all positions but the first", "-"), ("first", "position 0 only", "--"))
+_PANELS = {"rest": "all positions but the first", "first": "position 0 only"}
 
 
 def draw(tables: Path, config: ResidualMseFigure) -> Figure:
@@ -27,21 +26,16 @@ def draw(tables: Path, config: ResidualMseFigure) -> Figure:
     errors = fidelity[fidelity["metric"] == "mse"].sort_values("layer")
     if selected.empty:
         return only_message(config, "No runs were selected at similar CE increase.")
+    selected, looks = named_kinds(config, selected)
+    errors = errors.merge(selected[["run", "kind", "hook_point", "layer"]].rename(columns={"layer": "own_layer"}), on="run")
     hooks = hook_points(selected)
-    present = kinds(selected)
-    looks = {kind: look(config, kind[0], [k for k in present if k[0] == kind[0]].index(kind)) for kind in present}
     figure, axes = panels(config, len(hooks), 2, sharex="row")
     for row, hook_point in zip(axes, hooks, strict=True):
-        here = selected[selected["hook_point"] == hook_point]
-        for panel, (positions, title, dash) in zip(row, _PANELS, strict=True):
-            measured = errors[errors["run"].isin(here["run"]) & (errors["positions"] == positions)]
-            for run in here.itertuples():
-                line = measured[measured["run"] == run.run].set_index("layer")["value"]
-                style = looks[run.objective, run.architecture] | {"linestyle": dash}
-                if ".hook_resid_" not in hook_point:
-                    own, line = line[line.index == run.layer], line[line.index > run.layer]
-                    panel.plot(own.index, own, **style | {"linestyle": "none"})
-                panel.plot(line.index, line, **style)
+        for panel, (positions, title) in zip(row, _PANELS.items(), strict=True):
+            measured = errors[(errors["hook_point"] == hook_point) & (errors["positions"] == positions)]
+            alone = (measured["layer"] == measured["own_layer"]) & (".hook_resid_" not in hook_point)
+            lines(panel, measured[alone], "layer", "value", looks, dashes=False, linestyle="none")
+            lines(panel, measured[~alone], "layer", "value", looks)
             if measured.empty:
                 say(panel, "not measured")
             else:
@@ -53,6 +47,5 @@ def draw(tables: Path, config: ResidualMseFigure) -> Figure:
             panel.set_xlabel("Layer" if config.width < NARROW else "Layer (residual stream before block)")
         row[0].set_ylabel("MSE (activation units²)")
         name_row(row, hook_point)
-    handles = [Line2D([], [], **looks[k] | {"linestyle": "-"}, label=kind_name(*k, selected)) for k in present]
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles, at_most=3))
+    legend(figure, handles(looks))
     return figure

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, colour, cosine_axis, kind_panels, legend_columns, only_message, say
-from ..reading import hook_points, kinds, read_runs
-from ..seeds import NO_SEEDS, heading, joint, of_first_run, of_kind, over_seeds, read_matching, with_interval
+from ..plot import GREY, NARROW, colour, cosine_axis, kind_panels, legend, only_message, points, say
+from ..reading import of_kind, read_runs
+from ..seeds import NO_SEEDS, heading, joint, of_first_run, over_seeds, read_matching, with_interval
 from .settings import FiringAgreementFigure
 
 _LABELS = {
@@ -42,26 +42,22 @@ def draw(tables: Path, config: FiringAgreementFigure) -> Figure:
         return only_message(config, NO_SEEDS)
     runs = read_runs(tables)
     runs = runs[runs["hook_point"].isin(features["hook_point"])]
-    kinds_at = {hook_point: kinds(runs[runs["hook_point"] == hook_point]) for hook_point in hook_points(runs)}
     x_label = "Decoder\ncosine" if config.width < NARROW else "Decoder cosine\nwith partner"
-    figure, placed = kind_panels(config, kinds_at, x_label, _LABELS[config.metric])
+    figure, placed = kind_panels(config, runs, x_label, _LABELS[config.metric])
     between = joint(config, figure.axes[0].get_gridspec().ncols)
-    for hook_point, found in placed.items():
-        for objective, architecture, panel in found:
-            here, of_runs, matched = (
-                of_kind(frame, hook_point, objective, architecture) for frame in (features, means, matching)
-            )
-            _panel(panel, here, matched, colour(config, objective), config)
-            lines = [heading(here, objective, architecture, runs, between)]
-            if len(here):
-                lines += _numbers(of_runs, config.metric, between)
-            panel.set_title("\n".join(lines), fontsize=7)
-    handles = [
+    for kind, panel in placed.items():
+        here, of_runs, matched = (of_kind(frame, *kind) for frame in (features, means, matching))
+        _panel(panel, here, matched, colour(config, kind[1]), config)
+        lines = [heading(here, *kind[1:], runs, between)]
+        if len(here):
+            lines += _numbers(of_runs, config.metric, between)
+        panel.set_title("\n".join(lines), fontsize=7)
+    entries = [
         Line2D([], [], color=GREY if name == "null" else "black", linestyle=style, label=label)
         for name, (_, style, label) in _LINES.items()
     ]
-    handles.append(Line2D([], [], color=GREY, linestyle=(0, (1, 3)), linewidth=0.8, label="random directions"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(2, legend_columns(config, handles)))
+    entries.append(Line2D([], [], color=GREY, linestyle=(0, (1, 3)), linewidth=0.8, label="random directions"))
+    legend(figure, entries, at_most=2)
     return figure
 
 
@@ -80,7 +76,7 @@ def _panel(panel: Axes, features: pd.DataFrame, matching: pd.DataFrame, shade: s
         say(panel, "one seed only", width=14)
         return
     x = features["decoder_cosine"].clip(0, 1)
-    panel.scatter(x, features[config.metric], s=2, color=shade, alpha=0.4, linewidths=0, rasterized=True)
+    points(panel, x, features[config.metric], 2, color=shade, alpha=0.4)
     bins = np.minimum((x * config.bins).astype(int), config.bins - 1)
     centres = (np.arange(config.bins) + 0.5) / config.bins
     for name, (prefix, style, _) in _LINES.items():

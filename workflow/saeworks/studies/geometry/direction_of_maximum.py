@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, colour, legend_columns, name_row, only_message, panels, say
+from ..plot import GREY, NARROW, colour, legend, name_row, only_message, panels, say
 from ..reading import LABELS, OBJECTIVES, hook_points, kind_name, read_runs
 from ..seeds import NO_SEEDS, of_first_run, over_seeds, read_matching
 from .settings import DirectionOfMaximumFigure
@@ -83,9 +83,9 @@ def draw(tables: Path, config: DirectionOfMaximumFigure) -> Figure:
     for row, hook_point in zip(axes, [hook for hook, _ in placed[:: axes.shape[1]]], strict=True):
         row[0].set_ylabel("Mean decoder cosine")
         name_row(row, hook_point)
-    handles = [Line2D([], [], color="black", marker=m, linestyle="none", label=label) for m, label in _MEANS.values()]
-    handles.append(Line2D([], [], color=GREY, linestyle=":", label="random directions"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(3, legend_columns(config, handles)))
+    entries = [Line2D([], [], color="black", marker=m, linestyle="none", label=label) for m, label in _MEANS.values()]
+    entries.append(Line2D([], [], color=GREY, linestyle=":", label="random directions"))
+    legend(figure, entries, at_most=3)
     return figure
 
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, colour, cosine_axis, kind_panels, legend_columns, only_message, say
-from ..reading import hook_points, kinds, read_runs
-from ..seeds import NO_SEEDS, heading, joint, of_first_run, of_kind, read_matching, with_interval
+from ..plot import GREY, NARROW, colour, cosine_axis, kind_panels, legend, only_message, points, say
+from ..reading import of_kind, read_runs
+from ..seeds import NO_SEEDS, heading, joint, of_first_run, read_matching, with_interval
 from .settings import EncoderDecoderFigure
 
 _MATCHES = ["decoder_partner", "decoder_cosine", "encoder_partner", "encoder_cosine"]
@@ -30,27 +30,25 @@ def draw(tables: Path, config: EncoderDecoderFigure) -> Figure:
         return only_message(config, NO_SEEDS)
     runs = read_runs(tables)
     runs = runs[runs["hook_point"].isin(matches["hook_point"])]
-    kinds_at = {hook_point: kinds(runs[runs["hook_point"] == hook_point]) for hook_point in hook_points(runs)}
     narrow = config.width < NARROW
     labels = ("Decoder\ncosine", "Encoder cosine") if narrow else ("Decoder cosine\nwith partner", "Encoder cosine with partner")
-    figure, placed = kind_panels(config, kinds_at, *labels)
+    figure, placed = kind_panels(config, runs, *labels)
     between = joint(config, figure.axes[0].get_gridspec().ncols)
-    for hook_point, found in placed.items():
-        for objective, architecture, panel in found:
-            here, means = (of_kind(frame, hook_point, objective, architecture) for frame in (matches, matching))
-            _panel(panel, here, means, colour(config, objective), config)
-            lines = [heading(here, objective, architecture, runs, between)]
-            if len(here):
-                lines.append("shared " + with_interval(means[means["metric"] == "shared_fraction"], between))
-            panel.set_title("\n".join(lines), fontsize=7)
+    for kind, panel in placed.items():
+        here, means = (of_kind(frame, *kind) for frame in (matches, matching))
+        _panel(panel, here, means, colour(config, kind[1]), config)
+        lines = [heading(here, *kind[1:], runs, between)]
+        if len(here):
+            lines.append("shared " + with_interval(means[means["metric"] == "shared_fraction"], between))
+        panel.set_title("\n".join(lines), fontsize=7)
     same = {"color": "black", "marker": "o", "linestyle": "none", "markersize": 3}
-    handles = [
+    entries = [
         Line2D([], [], **same, label="same partner twice"),
         Line2D([], [], **same | {"color": GREY}, markerfacecolor="none", markeredgewidth=0.5, label="two partners"),
         Line2D([], [], color="black", marker="+", linestyle="none", markersize=9, label="mean"),
         Line2D([], [], color=GREY, linestyle=":", label="random directions"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles))
+    legend(figure, entries)
     return figure
 
 
@@ -62,13 +60,9 @@ def _panel(panel: Axes, matches: pd.DataFrame, means: pd.DataFrame, shade: str, 
         return
     panel.axline((0, 0), slope=1, color="#cccccc", linewidth=0.6)
     same = matches["decoder_partner"] == matches["encoder_partner"]
-    for chosen, look in (
-        (~same, {"facecolors": "none", "edgecolors": shade, "alpha": 0.5}),
-        (same, {"color": shade, "alpha": 0.8}),
-    ):
-        part = matches[chosen]
-        x, y = (np.clip(part[f"{kind}_cosine"], 0, 1) for kind in ("decoder", "encoder"))
-        panel.scatter(x, y, s=config.size, linewidths=0.4, rasterized=True, **look)
+    x, y = (matches[f"{kind}_cosine"].clip(0, 1) for kind in ("decoder", "encoder"))
+    points(panel, x[~same], y[~same], config.size, facecolor="none", edgecolor=shade, alpha=0.5, linewidth=0.4)
+    points(panel, x[same], y[same], config.size, color=shade, alpha=0.8)
     panel.plot([matches["decoder_cosine"].mean()], [matches["encoder_cosine"].mean()], "+", color="black", markersize=9)
     matched = means[means["metric"] == "matched_cosine"]
     for kind, line in (("decoder", panel.axvline), ("encoder", panel.axhline)):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, legend_columns, looks_of, name_row, only_message, panels
-from ..reading import hook_points, kind_name, read_metrics
+from ..plot import GREY, NARROW, handles, legend, lines, name_row, named_kinds, only_message, panels
+from ..reading import hook_points, read_metrics
 from ..tables import read_table
 from .settings import WithinByRunFigure
 
@@ -32,28 +33,25 @@ def draw(tables: Path, config: WithinByRunFigure) -> Figure:
     )
     if runs.empty:
         return only_message(config, "No evaluated run has two alive features.")
-    hooks, looks = hook_points(runs), looks_of(config, runs)
+    runs, looks = named_kinds(config, runs)
+    hooks = hook_points(runs)
     figure, axes = panels(config, len(hooks), len(_PANELS), sharey="row")
     for row, hook_point in zip(axes, hooks, strict=True):
         here = runs[runs["hook_point"] == hook_point]
         for panel, (column, label) in zip(row, _PANELS, strict=True):
-            for (objective, architecture), style in looks.items():
-                of_kind = here[(here["objective"] == objective) & (here["architecture"] == architecture)]
-                _draw_kind(panel, of_kind.sort_values(column), column, style)
+            _panel(panel, here.sort_values(column), column, looks)
             panel.margins(x=0.12)
             panel.set_xlabel(label.replace(" ", "\n", 1) if config.width < NARROW else label)
         row[0].set_ylabel("Mean nearest cosine")
         name_row(row, hook_point)
-    handles = [Line2D([], [], **look | {"linestyle": "none"}, label=kind_name(*k, runs)) for k, look in looks.items()]
-    handles.append(Line2D([], [], color=GREY, linestyle=":", marker=".", label="random directions"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles))
+    random = Line2D([], [], color=GREY, linestyle=":", marker=".", label="random directions")
+    legend(figure, [*handles(looks, linestyle="none"), random])
     return figure
 
 
-def _draw_kind(panel: Axes, runs: pd.DataFrame, column: str, style: dict) -> None:
-    if runs.empty:
-        return
-    for _, alike in runs.groupby("family", sort=False):  # dictionaries of one size
+def _panel(panel: Axes, runs: pd.DataFrame, column: str, looks: dict[str, dict[str, Any]]) -> None:
+    for _, alike in runs.groupby(["kind", "family"], sort=False):  # dictionaries of one size
         panel.plot(alike[column], alike["random_baseline"], color=GREY, linestyle=":", linewidth=0.9, marker=".", markersize=3)
-    errors = [(runs["value"] - runs["ci_low"]).clip(lower=0), (runs["ci_high"] - runs["value"]).clip(lower=0)]
-    panel.errorbar(runs[column], runs["value"], yerr=errors, elinewidth=0.7, **style | {"linestyle": "none"})
+    for kind, alike in runs.groupby("kind", sort=False):
+        panel.vlines(alike[column], alike["ci_low"], alike["ci_high"], color=looks[kind]["color"], linewidth=0.7)
+    lines(panel, runs, column, "value", looks, dashes=False, linestyle="none")

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, colour, cosine_axis, cosine_histogram, kind_panels, only_message, say
-from ..reading import hook_points, kind_name, kinds, read_selection
+from ..plot import GREY, NARROW, colour, cosine_axis, histogram, kind_panels, legend, only_message, say
+from ..reading import kind_name, read_selection
 from ..tables import read_table
 from .settings import WithinDictionaryFigure
 
@@ -32,33 +32,28 @@ def draw(tables: Path, config: WithinDictionaryFigure) -> Figure:
     )
     if selected.empty:
         return only_message(config, "No runs were selected at similar CE increase.")
-    kinds_at = {hook_point: kinds(selected[selected["hook_point"] == hook_point]) for hook_point in hook_points(selected)}
     x_label = "Cosine" if config.width < NARROW else "Cosine with nearest"
-    figure, placed = kind_panels(config, kinds_at, x_label, "Fraction of features")
+    figure, placed = kind_panels(config, selected, x_label, "Fraction of features")
     chosen = selected.set_index(["hook_point", "objective", "architecture"])["run"]
-    for hook_point, found in placed.items():
-        for objective, architecture, panel in found:
-            run = chosen[hook_point, objective, architecture]
-            name = kind_name(objective, architecture, selected, joint="\n")
-            features, mean = nearest[nearest["run_a"] == run], means[means["run_a"] == run]
-            _panel(panel, name, colour(config, objective), features, mean, config)
-    handles = [
+    for kind, panel in placed.items():
+        name = kind_name(*kind[1:], selected, joint="\n")
+        features, mean = (frame[frame["run_a"] == chosen[kind]] for frame in (nearest, means))
+        _panel(panel, name, colour(config, kind[1]), features, mean, config.bins)
+    entries = [
         Line2D([], [], color="black", linestyle="--", label="mean"),
         Line2D([], [], color=GREY, linestyle=":", label="random directions"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    legend(figure, entries)
     return figure
 
 
-def _panel(
-    panel: Axes, name: str, shade: str, features: pd.DataFrame, means: pd.DataFrame, config: WithinDictionaryFigure
-) -> None:
+def _panel(panel: Axes, name: str, shade: str, features: pd.DataFrame, means: pd.DataFrame, bins: int) -> None:
     cosine_axis(panel)
     if features.empty or means.empty:
         panel.set_title(name)
         say(panel, "no run with two alive features", width=14)
         return
-    cosine_histogram(panel, features["cosine"].to_numpy(), config.bins, color=shade, alpha=0.8)
+    histogram(panel, features["cosine"], bins, 0, shade)
     mean = means.iloc[0]
     panel.axvline(mean["random_baseline"], color=GREY, linestyle=":")
     panel.axvline(mean["value"], color="black", linestyle="--")

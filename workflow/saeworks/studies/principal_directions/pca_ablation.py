@@ -7,35 +7,30 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..plot import colour, legend_columns, name_row, only_message, panels, plain_log_ticks
+from ..plot import colour, handles, legend, lines, name_row, only_message, panels, plain_log_ticks
 from ..reading import hook_points
 from ..tables import read_table
 from .settings import PcaAblationFigure
 
-_LINES = {"kl": ("KL(clean ‖ ablated)", "-", "o"), "kl_reverse": ("KL(ablated ‖ clean)", "--", "s")}
+_ORDERS = {"kl": ("KL(clean ‖ ablated)", "-", "o"), "kl_reverse": ("KL(ablated ‖ clean)", (0, (4, 1.5)), "s")}
 
 
 def draw(tables: Path, config: PcaAblationFigure) -> Figure:
     """One panel per hook point: KL by the direction that is resampled, in both orders of its arguments."""
-    ablated = read_table(tables, "pca_ablation", ["hook_point", "direction", *_LINES])
+    ablated = read_table(tables, "pca_ablation", ["hook_point", "direction", *_ORDERS])
     if ablated.empty:
         return only_message(config, "No principal directions were measured.")
+    looks = {
+        label: {"color": colour(config, column), "linestyle": dash, "marker": marker}
+        for column, (label, dash, marker) in _ORDERS.items()
+    }
+    long = ablated.rename(columns={column: label for column, (label, *_) in _ORDERS.items()})
+    long = long.melt(["hook_point", "direction"], list(looks), "order", "kl").sort_values("direction")
     hooks = hook_points(ablated)
     figure, axes = panels(config, len(hooks), 1)
     for panel, hook_point in zip(axes[:, 0], hooks, strict=True):
-        here = ablated[ablated["hook_point"] == hook_point].sort_values("direction")
-        handles = [
-            panel.plot(
-                here["direction"],
-                here[column],
-                color=colour(config, column),
-                linestyle=dash,
-                marker=marker,
-                markersize=3,
-                label=label,
-            )[0]
-            for column, (label, dash, marker) in _LINES.items()
-        ]
+        here = long[long["hook_point"] == hook_point]
+        lines(panel, here, "direction", "kl", looks, by="order", markersize=3)
         panel.set_yscale(config.y_scale)
         if config.y_scale == "log":
             plain_log_ticks(panel.yaxis, here["kl"])
@@ -45,5 +40,5 @@ def draw(tables: Path, config: PcaAblationFigure) -> Figure:
         panel.set_ylabel("KL (nats/token)")
         name_row([panel], hook_point)
     axes[-1, 0].set_xlabel("Principal direction that is resampled")
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles, at_most=2))
+    legend(figure, handles(looks, markersize=3))
     return figure

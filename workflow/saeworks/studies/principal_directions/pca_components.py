@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import seaborn
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from ..plot import NARROW, colour, legend_columns, name_row, only_message, panels
+from ..plot import NARROW, colour, legend, name_row, only_message, panels
 from ..reading import hook_points
 from ..tables import read_table
 from .settings import PcaComponentsFigure
@@ -22,18 +24,15 @@ def draw(tables: Path, config: PcaComponentsFigure) -> Figure:
         return only_message(config, "No principal directions were measured.")
     hooks = hook_points(histogram)
     figure, axes = panels(config, len(hooks), 1)
-    handles = {}
+    shades = {kind: colour(config, kind) for kind in KINDS if (histogram.loc[histogram["tokens"] == kind, "count"] > 0).any()}
     for panel, hook_point in zip(axes[:, 0], hooks, strict=True):
         here = histogram[histogram["hook_point"] == hook_point]
-        for kind, label in KINDS.items():
-            bins = here[here["tokens"] == kind].sort_values("low")
-            total = bins["count"].sum()
-            if not total:
-                continue
-            edges = [*bins["low"], bins["high"].iloc[-1]]
-            shade = colour(config, kind)
-            handles[kind] = panel.stairs(bins["count"] / total, edges, color=shade, fill=True, alpha=0.45, label=label)
-            panel.stairs(bins["count"] / total, edges, color=shade, linewidth=0.9)
+        edges = sorted({*here["low"], *here["high"]})
+        seaborn.histplot(
+            here.assign(middle=(here["low"] + here["high"]) / 2), x="middle", weights="count", bins=edges,
+            hue="tokens", hue_order=list(shades), palette=shades, stat="proportion", common_norm=False,
+            element="step", alpha=0.45, linewidth=0.9, legend=False, ax=panel,
+        )  # fmt: skip
         panel.set_yscale(config.y_scale)
         panel.set_ylabel("Share of tokens")
         first = components[(components["hook_point"] == hook_point) & (components["direction"] == 0)].iloc[0]
@@ -43,6 +42,5 @@ def draw(tables: Path, config: PcaComponentsFigure) -> Figure:
         )
         name_row([panel], hook_point)
     axes[-1, 0].set_xlabel("Component along direction 0 (activation units)")
-    drawn = [handles[kind] for kind in KINDS if kind in handles]
-    figure.legend(handles=drawn, loc="outside upper center", ncols=legend_columns(config, drawn, at_most=3))
+    legend(figure, [Patch(color=shade, alpha=0.45, label=KINDS[kind]) for kind, shade in shades.items()])
     return figure

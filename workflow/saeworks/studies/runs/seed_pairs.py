@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from ..plot import GREY, NARROW, legend_columns, looks_of, only_message, panels
-from ..reading import hook_points, kind_name, read_metrics
+from ..plot import GREY, NARROW, OPEN, handles, legend, lines, named_kinds, only_message, panels
+from ..reading import hook_points, read_metrics
 from .settings import SeedPairsFigure
 
 _ENOUGH = 3  # seeds for an interval
@@ -34,38 +33,34 @@ def draw(tables: Path, config: SeedPairsFigure) -> Figure:
     runs = runs[runs.groupby(["hook_point", "settings"])["seed"].transform("nunique") > 1]
     if runs.empty:
         return only_message(config, "No two runs differ in their seed only: give a run group a second seed (`seeds: [0, 1]`).")
-    hooks, looks = hook_points(runs), looks_of(config, runs)
+    runs, looks = named_kinds(config, runs)
+    hooks = hook_points(runs)
+    n_seeds = runs.groupby(["hook_point", "settings"])["seed"].transform("nunique")
+    pairs, more = runs[n_seeds < _ENOUGH], runs[n_seeds >= _ENOUGH]
     n_columns = 1 if config.width < NARROW else min(len(hooks), 3)
     figure, axes = panels(config, -(-len(hooks) // n_columns), n_columns)
     for panel, hook_point in zip(axes.flat, hooks, strict=False):
-        here = runs[runs["hook_point"] == hook_point]
+        two, several = (frame[frame["hook_point"] == hook_point] for frame in (pairs, more))
         panel.set_title(hook_point)
         panel.set_xlabel("L0 (features per token)")
-        for _, alike in here.groupby("settings", sort=False):
-            _draw_seeds(panel, alike, looks[alike["objective"].iloc[0], alike["architecture"].iloc[0]], config.confidence)
+        lines(panel, two, "l0", "ce_increase", looks, units="settings", markerfacecolor="white")
+        lines(panel, several, "l0", "ce_increase", looks, **OPEN)
+        for _, alike in several.groupby("settings", sort=False):
+            _draw_interval(panel, alike, looks[alike["kind"].iloc[0]]["color"], config.confidence)
         panel.margins(0.15)
         panel.invert_yaxis()
     for panel in axes.flat[len(hooks) :]:
         panel.set_axis_off()
     for row in axes:
         row[0].set_ylabel("CE loss increase (nats)")
-    handles = [Line2D([], [], **look | _OPEN | {"linestyle": "none"}, label=kind_name(*k, runs)) for k, look in looks.items()]
-    if (runs.groupby(["hook_point", "settings"])["seed"].nunique() >= _ENOUGH).any():
+    entries = handles(looks, linestyle="none", markerfacecolor="white")
+    if len(more):
         interval = f"mean and {100 * config.confidence:g} % interval"
-        handles.append(Line2D([], [], color=GREY, marker="+", linestyle="none", markersize=9, label=interval))
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles))
+        entries.append(Line2D([], [], color=GREY, marker="+", linestyle="none", markersize=9, label=interval))
+    legend(figure, entries)
     return figure
 
 
-_OPEN = {"markerfacecolor": "white"}
-
-
-def _draw_seeds(panel: Axes, runs: pd.DataFrame, style: dict, confidence: float) -> None:
-    runs = runs.sort_values("seed")
-    joined = len(runs) < _ENOUGH
-    panel.plot(runs["l0"], runs["ce_increase"], **style | _OPEN | {"linestyle": style["linestyle"] if joined else "none"})
-    if joined:
-        return
+def _draw_interval(panel: Axes, runs: pd.DataFrame, shade: str, confidence: float) -> None:
     (x, x_half), (y, y_half) = (seed_interval(runs[column], confidence) for column in ("l0", "ce_increase"))
-    panel.plot(np.array([x - x_half, x + x_half]), [y, y], color=style["color"])
-    panel.plot([x, x], np.array([y - y_half, y + y_half]), color=style["color"])
+    panel.errorbar([x], [y], yerr=[y_half], xerr=[x_half], color=shade, elinewidth=1.2)

@@ -11,20 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..plot import NARROW, colour, name_row, only_message, panels, plain_log_ticks, say
+from ..plot import NARROW, OPEN, colour, frontier, lines, name_row, only_message, panels, plain_log_ticks, say
 from ..tables import read_table
 from .settings import DownstreamAblationFigure
 from .sweep import (
     CE_INCREASE,
     L0,
     Sweep,
-    frontier,
     group_names,
-    look_of,
+    looks_of,
     name_x,
     name_y,
     read_sweep,
-    value_handles,
     value_legend,
 )
 
@@ -67,20 +65,18 @@ def draw(tables: Path, config: DownstreamAblationFigure) -> Figure:
     values = SWEEP.values(groups)
     figure, axes = panels(config, len(groups), 2)
     for (left, right), group, name in zip(axes, groups, group_names(groups), strict=True):
-        base, chosen = colour(config, group["objective"].iloc[0]), nearest_in_loss(group)
-        for value in (value for value in values if value in set(group["downstream"])):
-            style = look_of(base, values, value)
-            frontier(left, group[group["downstream"] == value], L0, CE_INCREASE, style)
-            here = chosen[chosen["downstream"] == value]
-            left.plot(here["l0"], here["ce_increase"], **style | {"linestyle": "none", "markeredgecolor": "black"}, zorder=4)
-            line = errors[errors["run"].isin(here["run"])]
-            right.plot(line["layer"], line["value"], **style)
+        looks, chosen = looks_of(colour(config, group["objective"].iloc[0]), values), nearest_in_loss(group)
+        frontier(left, group, "l0", "ce_increase", looks, SWEEP.column)
+        edged = OPEN | {"markerfacecolor": "auto", "markeredgecolor": "black", "zorder": 4}
+        lines(left, chosen, "l0", "ce_increase", looks, SWEEP.column, **edged)
+        of_chosen = errors.merge(chosen[["run", SWEEP.column]], on="run")
+        lines(right, of_chosen, "layer", "value", looks, SWEEP.column)
         name_x(left, config, L0)
         name_y(left, CE_INCREASE)
         left.set_title(name, loc="left")
-        _finish_errors(right, errors[errors["run"].isin(chosen["run"])], config)
+        _finish_errors(right, of_chosen, config)
         name_row((left, right), group["hook_point"].iloc[0])
-    value_legend(figure, config, SWEEP, value_handles(SWEEP, values))
+    value_legend(figure, SWEEP, values)
     return figure
 
 

@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import NARROW, colour, legend_columns, look, name_row, only_message, panels
+from ..plot import NARROW, colour, legend, look, name_row, only_message, panels
 from ..reading import LABELS, read_metrics
 from ..tables import read_table
 from .settings import FinetuneBudgetFigure
-from .sweep import look_of, million
+from .sweep import looks_of, million
 
 _PANELS = (
     ("ce_increase", "CE loss increase (nats)"),
@@ -65,33 +65,31 @@ def draw(tables: Path, config: FinetuneBudgetFigure) -> Figure:
         return only_message(config, "No fine-tuned run and the run that it continues were evaluated.")
     hooks = list(dict.fromkeys(start["hook_point"] for start, _ in found))
     figure, axes = panels(config, 2 * len(hooks), 2)
-    handles: dict[str, Line2D] = {}
+    entries: dict[str, Line2D] = {}
     for number, hook_point in enumerate(hooks):
         here = [pair for pair in found if pair[0]["hook_point"] == hook_point]
         block = axes[2 * number : 2 * number + 2]
         for rank, (start, tuned) in enumerate(here):
             reference = end_to_end_of(start, runs)
-            styles = {kind: look_of(colour(config, kind), list(range(len(here))), rank) for kind in ("finetune", "e2e_ds")}
+            styles = {kind: looks_of(colour(config, kind), range(len(here)))[rank] for kind in ("finetune", "e2e_ds")}
             begun = look(config, start["objective"])["color"]
             for panel, (metric, _) in zip(block.flat, _PANELS, strict=True):
                 panel.plot([0, *tuned["n_tokens"] / 1e6], [start[metric], *tuned[metric]], **styles["finetune"])
                 panel.plot([0], [start[metric]], **styles["finetune"] | {"color": begun, "linestyle": "none"}, zorder=3)
                 if len(reference):
                     panel.axhline(reference[metric].iloc[0], color=styles["e2e_ds"]["color"], linestyle="--")
-            handles |= _handles(start, reference, begun, config)
+            entries |= _entries(start, reference, begun, config)
         for panel, (_, label) in zip(block.flat, _PANELS, strict=True):
             panel.set_ylabel(label)
         for panel in block[1]:
             panel.set_xlabel("Tokens (millions)" if config.width < NARROW else "Fine-tuning tokens (millions)")
         for row in block:
             name_row(row, hook_point)
-    figure.legend(
-        handles=list(handles.values()), loc="outside upper center", ncols=legend_columns(config, list(handles.values()))
-    )
+    legend(figure, list(entries.values()))
     return figure
 
 
-def _handles(start: pd.Series, reference: pd.DataFrame, begun: Any, config: FinetuneBudgetFigure) -> dict[str, Line2D]:
+def _entries(start: pd.Series, reference: pd.DataFrame, begun: Any, config: FinetuneBudgetFigure) -> dict[str, Line2D]:
     objective = LABELS[start["objective"]]
     found = {
         "start": Line2D(
@@ -102,4 +100,4 @@ def _handles(start: pd.Series, reference: pd.DataFrame, begun: Any, config: Fine
     if len(reference):
         text = f"{LABELS['e2e_ds']}, {million(reference['n_tokens'].iloc[0])} tokens"
         found[text] = Line2D([], [], color=colour(config, "e2e_ds"), linestyle="--", label=text)
-    return {handle.get_label(): handle for handle in found.values()}
+    return {entry.get_label(): entry for entry in found.values()}

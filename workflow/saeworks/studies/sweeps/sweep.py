@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ...config.figures import FigureStyle
-from ..plot import GREY, NARROW, colour, legend_columns, name_row, only_message, panels
+from ..plot import GREY, NARROW, colour, frontier, handles, legend, name_row, only_message, panels
 from ..reading import kind_name, read_metrics
 from ..tables import read_table
 
@@ -75,10 +75,10 @@ def shades(base: str, n: int) -> list[tuple[float, float, float]]:
     return [tuple(np.interp(place, [0, 0.5, 1], ends) for ends in zip(light, rgb, dark, strict=True)) for place in places]
 
 
-def look_of(base: str, values: list[Any], value: Any) -> dict[str, Any]:
-    """Shade and marker of one of the values of a sweep."""
-    rank = values.index(value)
-    return {"color": shades(base, len(values))[rank], "marker": _MARKERS[rank % len(_MARKERS)]}
+def looks_of(base: str, values: Sequence[Any]) -> dict[Any, dict[str, Any]]:
+    """Shade and marker of each value of a sweep."""
+    looks = zip(values, shades(base, len(values)), cycle(_MARKERS), strict=False)
+    return {value: {"color": shade, "marker": marker, "linestyle": "-"} for value, shade, marker in looks}
 
 
 def group_names(groups: list[pd.DataFrame]) -> list[str]:
@@ -91,29 +91,10 @@ def group_names(groups: list[pd.DataFrame]) -> list[str]:
     ]
 
 
-def value_handles(sweep: Sweep, values: list[Any]) -> list[Line2D]:
-    """Legend entries of the values, in shades of grey."""
-    return [Line2D([], [], **look_of(GREY, values, value), label=sweep.text(value)) for value in values]
-
-
-def value_legend(figure: Figure, config: FigureStyle, sweep: Sweep, handles: list[Line2D]) -> None:
-    """The legend of a sweep, titled with its setting."""
-    figure.legend(
-        handles=handles,
-        title=sweep.title,
-        title_fontsize=7.5,
-        loc="outside upper center",
-        ncols=legend_columns(config, handles, at_most=5),
-    )
-
-
-def frontier(panel: Axes, runs: pd.DataFrame, x: Quantity, y: Quantity, style: dict[str, Any]) -> None:
-    """Runs of the lowest seed, joined in the order of L0; those of further seeds are open markers."""
-    first = runs["seed"] == runs["seed"].min()
-    joined, further = runs[first].sort_values("l0"), runs[~first]
-    panel.plot(joined[x.metric], joined[y.metric], **style)
-    if len(further):
-        panel.plot(further[x.metric], further[y.metric], **style | {"linestyle": "none", "markerfacecolor": "white"}, zorder=3)
+def value_legend(figure: Figure, sweep: Sweep, values: list[Any]) -> None:
+    """The legend of a sweep, titled with its setting; its values in shades of grey."""
+    looks = {sweep.text(value): style for value, style in looks_of(GREY, values).items()}
+    legend(figure, handles(looks), at_most=5, title=sweep.title)
 
 
 def name_x(panel: Axes, config: FigureStyle, x: Quantity) -> None:
@@ -124,7 +105,7 @@ def name_x(panel: Axes, config: FigureStyle, x: Quantity) -> None:
 
 
 def name_y(panel: Axes, y: Quantity) -> None:
-    """Label of the vertical axis; a loss is turned over, so that better is up."""
+    """Label of the vertical axis; a loss is inverted: higher is better."""
     panel.set_ylabel(y.label())
     if y is CE_INCREASE:
         panel.invert_yaxis()
@@ -155,16 +136,13 @@ def draw_sweep(
     shared = len({y for _, y in shown}) == 1
     figure, axes = panels(config, len(groups), len(shown), sharey="row" if shared else "none")
     for row, group, name in zip(axes, groups, group_names(groups), strict=True):
-        base = colour(config, group["objective"].iloc[0])
+        looks = looks_of(colour(config, group["objective"].iloc[0]), values)
         for panel, (x, y) in zip(row, shown, strict=True):
-            for value in values:
-                alike = group[group[sweep.column] == value]
-                if len(alike):
-                    frontier(panel, alike, x, y, look_of(base, values, value))
+            frontier(panel, group, x.metric, y.metric, looks, by=sweep.column)
             name_x(panel, config, x)
             if panel is row[0] or not shared:
                 name_y(panel, y)
         row[0].set_title(name, loc="left")
         name_row(row, group["hook_point"].iloc[0])
-    value_legend(figure, config, sweep, value_handles(sweep, values))
+    value_legend(figure, sweep, values)
     return figure

@@ -43,7 +43,7 @@ class UmapFigure(FigureStyle):
     height: PositiveFloat = Field(
         4.2, description="Height in inches of one hook point: its points and the list of regions below."
     )
-    point_size: PositiveFloat = Field(1.5, description="Area of a point in square points.")
+    point_size: PositiveFloat = Field(3.0, description="Area of a point in square points.")
     significance: float = Field(0.05, gt=0, le=1, description="Largest p-value of a region that is marked with `*`.")
 
 
@@ -54,6 +54,6 @@ class UmapPcaFigure(FigureStyle):
     reads = ("runs", "umap")
 
     height: PositiveFloat = Field(3.8, description="Height in inches of one hook point: its points and the histogram below.")
-    point_size: PositiveFloat = Field(1.5, description="Area of a point in square points.")
+    point_size: PositiveFloat = Field(3.0, description="Area of a point in square points.")
     bins: PositiveInt = Field(40, description="Histogram bins between −1 and 1.")
     colormap: Literal["coolwarm", "PuOr", "viridis"] = Field("coolwarm", description="Colours from −1 to 1.")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...config.figures import FigureStyle
-from ..plot import NARROW, colour, legend_columns, name_row, only_message, panels
+from ..plot import NARROW, colour, legend, name_row, only_message, panels, points
 from ..reading import hook_points, kind_name, kinds, read_runs
 from ..tables import read_table
 from .settings import UmapFigure
@@ -48,6 +49,9 @@ def two_rows_per_hook_point(
         placed[hook] = list(zip(above.flat, below.flat, strict=True))[: len(found)]
         for panel in [*above.flat[len(found) :], *below.flat[len(found) :]]:
             panel.set_axis_off()
+        for panel, _ in placed[hook]:  # the axes of a UMAP have no meaning
+            panel.set(xticks=[], yticks=[])
+            seaborn.despine(ax=panel, left=True, bottom=True)
         for line in above:
             name_row(line, hook)
     return figure, placed
@@ -62,33 +66,32 @@ def pair_title(runs: pd.DataFrame, first: str, second: str, narrow: bool) -> str
 
 def draw(tables: Path, config: UmapFigure) -> Figure:
     """One panel per hook point and pair of runs: alive decoder directions; below, its regions with their counts and top tokens."""
-    points = read_table(tables, "umap", _POINTS)
+    embedded = read_table(tables, "umap", _POINTS)
     regions = read_table(tables, "umap_regions", _REGIONS)
-    if points.empty:
+    if embedded.empty:
         return only_message(config, "No pair of selected dictionaries to embed.")
-    runs, pairs = pairs_by_hook_point(tables, points)
-    figure, placed = two_rows_per_hook_point(config, pairs, (1.0, 0.55))
+    runs, pairs = pairs_by_hook_point(tables, embedded)
+    n_lines = 1 + max(1, regions.groupby(["first", "second"]).size().max() if len(regions) else 0)
+    figure, placed = two_rows_per_hook_point(config, pairs, (1.0, 0.06 * n_lines))
     for hook_point, found in pairs.items():
         for (first, second), (panel, below) in zip(found, placed[hook_point], strict=True):
-            here = points[(points["first"] == first) & (points["second"] == second)]
+            here = embedded[(embedded["first"] == first) & (embedded["second"] == second)]
             # in mixed order, so that neither dictionary covers the other
             here = here.iloc[np.random.default_rng(0).permutation(len(here))]
-            shades = here["run"].map({run: colour(config, runs.loc[run, "objective"]) for run in (first, second)})
-            panel.scatter(here["x"], here["y"], s=config.point_size, c=shades, alpha=0.5, linewidths=0, rasterized=True)
+            shades = {run: colour(config, runs.loc[run, "objective"]) for run in (first, second)}
+            points(panel, here["x"], here["y"], config.point_size, hue=here["run"].to_numpy(), palette=shades, alpha=0.6)
             panel.set_title(pair_title(runs, first, second, config.width < NARROW))
-            panel.set_xticks([])
-            panel.set_yticks([])
             listed = regions[(regions["first"] == first) & (regions["second"] == second)]
-            _list_regions(panel, below, listed, runs, config)
+            _list_regions(panel, below, listed, n_lines, runs, config)
     present = kinds(runs)
-    handles = [
+    entries = [
         Line2D([], [], color=colour(config, o), marker="o", linestyle="none", label=kind_name(o, a, runs)) for o, a in present
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(config, handles))
+    legend(figure, entries)
     return figure
 
 
-def _list_regions(panel: Axes, below: Axes, regions: pd.DataFrame, runs: pd.DataFrame, config: UmapFigure) -> None:
+def _list_regions(panel: Axes, below: Axes, regions: pd.DataFrame, n_lines: int, runs: pd.DataFrame, config: UmapFigure) -> None:
     """Letters in the plane; under it one line per region: letter, features of both, top tokens."""
     below.set_axis_off()
     lines = [("regions: features of each, top tokens", "black")] if len(regions) else [("no region", "black")]
@@ -102,7 +105,15 @@ def _list_regions(panel: Axes, below: Axes, regions: pd.DataFrame, runs: pd.Data
         lines.append((text if len(text) <= letters else f"{text[: letters - 1]}…", shade))
     for i, (text, shade) in enumerate(lines):
         below.text(
-            0, 1 - i / 9, text, color=shade, fontsize=5.5, transform=below.transAxes, va="top", parse_math=False, clip_on=True
+            0,
+            1 - i / n_lines,
+            text,
+            color=shade,
+            fontsize=5.5,
+            transform=below.transAxes,
+            va="top",
+            parse_math=False,
+            clip_on=True,
         )
 
 
