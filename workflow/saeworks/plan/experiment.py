@@ -11,11 +11,12 @@ from typing import Any
 
 from ..config.architectures import ARCHITECTURES
 from ..config.experiment import Experiment
+from ..config.figures import TableStyle
 from ..config.model import local_files
 from ..config.objectives import OBJECTIVES, loss_functions, objective_facts
 from ..config.recipes import settings_without_effect
 from ..config.training import RunSpec
-from ..studies import Study, studies, study_of_table
+from ..studies import Study, caption_of, studies, study_of_table
 from .code import Code
 from .job import Job, Settings
 from .notebook import notebook_hash
@@ -104,9 +105,9 @@ class ExperimentPlan(State):
         return f"{self.folder_of(study_of_table()[name].name)}/{name}.parquet"
 
     def figure_files(self, name: str) -> list[str]:
-        """SVG and PNG of a figure."""
+        """Files of a figure or display table."""
         folder = self.folder_of(self.study_of_figure(name)) if self._is_timing(name) else f"{self.results}/figures"
-        return [f"{folder}/{name}.{kind}" for kind in ("svg", "png")]
+        return [f"{folder}/{name}.{kind}" for kind in getattr(self.experiment.figures, name).kinds]
 
     def record(self, group: str, name: str) -> str:
         """Record of a job; `group` is saes, tables, figures, notebooks or timing."""
@@ -213,7 +214,7 @@ class ExperimentPlan(State):
                 _CORPUS_CODE,
                 _CACHE_CODE,
                 _TRAINING_CODE,
-                f"sae.architectures.{spec.training.architecture}",
+                *_architectures([spec], loaded=start is not None),
                 *(f"losses:{name}" for name in loss_functions(spec)),
             ),
             inputs=(f"train/{start}",) if start else (),
@@ -228,12 +229,13 @@ class ExperimentPlan(State):
             blocks |= {"model": self.experiment.model, "corpus": self.experiment.corpus}
         runs = self.runs_at(study.name, place)
         reads = {study_of_table()[table].name for table in study.reads}
+        architectures = _architectures([self.specs[run] for run in runs]) if "saes" in study.needs else []
         return Job(
             self.measurement(study.name, place),
             tuple(self.part_files(study.name, place)),
             self.part_record(study.name, place),
             Settings.of(**blocks),
-            (f"studies.{study.name}.measure:measure", "studies.measure:measure", *self._architectures(study, runs)),
+            (f"studies.{study.name}.measure:measure", "studies.measure:measure", *architectures),
             inputs=(*(f"train/{run}" for run in runs), *(f"gather/{name}" for name in sorted(reads))),
             files=(*(self.sources() if "corpus" in blocks else ()), *study.files(settings)),
         )
@@ -242,11 +244,6 @@ class ExperimentPlan(State):
         """The runs that a study looks at in one place."""
         scope = self.studies[study].scope
         return [run for run in self.specs if not place or run == place or (scope == "hook_point" and run.startswith(f"{place}/"))]
-
-    def _architectures(self, study: Study, runs: list[str]) -> list[str]:
-        """Modules of the SAEs that a study loads, which are what they are saved as."""
-        names = {self.specs[run].training.architecture for run in runs} if "saes" in study.needs else set()
-        return sorted(f"sae.architectures.{saved}" for name in names for saved in {name, ARCHITECTURES[name].saved_as or name})
 
     @cached_property
     def _words(self) -> dict[str, Any]:
@@ -271,21 +268,22 @@ class ExperimentPlan(State):
     def _figure_job(self, name: str) -> Job:
         study, settings = self.study_of_figure(name), getattr(self.experiment.figures, name)
         owners = dict.fromkeys(study_of_table()[table].name for table in settings.reads)
+        shows_table = isinstance(settings, TableStyle)  # with its caption in its files
         return Job(
             f"figure/{name}",
             tuple(self.figure_files(name)),
             self.record("timing" if self._is_timing(name) else "figures", name),
             Settings.of(figure=settings),
-            (f"studies.{study}.{name}:draw", "studies.draw:figure"),
+            (f"studies.{study}.{name}:{'table' if shows_table else 'draw'}", "studies.draw:figure"),
             inputs=tuple(f"gather/{owner}" for owner in owners),
-            facts=self._words,
+            facts=self._words | ({"caption": [settings.label, caption_of(study, name)]} if shows_table else {}),
         )
 
     def _claims_job(self) -> Job:
         modules = [f"studies.{name}.claims" for name in studies() if self.code.has_module(f"studies.{name}.claims")]
         return Job(
             "claims",
-            (f"{self.tables}/claims.parquet", f"{self.tables}/claims.csv"),
+            tuple(f"{self.tables}/claims.{kind}" for kind in ("parquet", "csv", "html", "tex")),
             self.record("tables", "claims"),
             entries=("studies.claims:write_claims", *modules),
             inputs=tuple(f"gather/{name}" for name in self.gathered),
@@ -426,6 +424,13 @@ class ExperimentPlan(State):
         if left := sorted(there - made):
             notes.append(f"not made by this configuration, delete before `dvc commit`: {', '.join(left)}")
         return notes
+
+
+def _architectures(specs: Iterable[RunSpec], loaded: bool = True) -> list[str]:
+    """Modules of the architectures of runs, and of those that they are saved as, if they are loaded."""
+    names = {spec.training.architecture for spec in specs}
+    saved = {ARCHITECTURES[name].saved_as for name in names if loaded}
+    return sorted(f"sae.architectures.{name}" for name in names | saved if name)
 
 
 def _idle(spec: RunSpec) -> set[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..config.figures import Exhibit
 from .study import Column, Study, Table
 
-__all__ = ["Column", "Study", "Table", "figures", "studies", "study_of_table"]
+__all__ = ["Column", "Study", "Table", "caption_of", "figures", "studies", "study_of_table"]
 
 
 @cache
@@ -34,3 +34,8 @@ def figures() -> dict[str, tuple[Study, type[Exhibit]]]:
 def study_of_table() -> dict[str, Study]:
     """The study that writes each table, by the table's name."""
     return {table: study for study in studies().values() for table in study.tables}
+
+
+def caption_of(study: str, figure: str) -> str:
+    """The caption of a figure or display table, in one line."""
+    return " ".join((Path(__file__).parent / study / f"{figure}.rst").read_text(encoding="utf-8").split())

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ..config.base import Json, parse
 from ..config.figures import FigureStyle, TableStyle
 from ..store.errors import UserError, did_you_mean
-from . import figures
+from . import caption_of, figures
 from .display import DisplayTable
 from .plot import save, theme
 
@@ -33,7 +33,7 @@ def figure(name: str, /, spec: Json, tables: str, out: str) -> None:
         raise UserError(f"there is no figure {name!r}{did_you_mean(name, list(figures()))}; there are {', '.join(figures())}.")
     config = parse(figures()[name][1], json.loads(spec), f"figures.{name}")
     if isinstance(config, TableStyle):
-        displayed(name, Path(tables), config).write(out, config.label, caption(name), config.kinds)
+        displayed(name, Path(tables), config).write(out, config.label, caption_of(figures()[name][0].name, name), config.kinds)
     else:
         save(drawn(name, Path(tables), config), out, config.dpi)
 
@@ -47,12 +47,6 @@ def drawn(name: str, tables: Path, config: FigureStyle) -> Figure:
 def displayed(name: str, tables: Path, config: TableStyle) -> DisplayTable:
     """The display table `name`."""
     return _module(name).table(Path(tables), config)
-
-
-def caption(name: str) -> str:
-    """The caption of a figure or display table, in one line."""
-    study, _ = figures()[name]
-    return " ".join((Path(__file__).parent / study.name / f"{name}.rst").read_text(encoding="utf-8").split())
 
 
 def _module(name: str) -> ModuleType:
