@@ -4,7 +4,7 @@
 
 rule activation_cache:
     input:
-        PLAN.data,
+        reads("activation_cache"),
     output:
         manifest=f"{PLAN.cache}/manifest.json",
         record=PLAN.jobs["activation_cache"].record,
@@ -15,13 +15,13 @@ rule activation_cache:
     threads: 2
     params:
         identity=PLAN.identity_json("activation_cache"),
-        fingerprint=lambda wc, input: PLAN.fingerprint("activation_cache"),
-        spec=lambda wc, input: PLAN.spec("activation_cache", "activations"),
-        hook_points=lambda wc, input: PLAN.experiment.hook_points(),
-        end_to_end=lambda wc, input: PLAN.end_to_end_options(),
-        model=lambda wc, input: PLAN.model,
-        corpus=lambda wc, input: PLAN.corpus,
-        out=lambda wc, input: PLAN.cache,
+        fingerprint=PLAN.fingerprint("activation_cache"),
+        spec=PLAN.spec("activation_cache", "activations"),
+        hook_points=PLAN.experiment.hook_points(),
+        end_to_end=PLAN.end_to_end_options(),
+        model=PLAN.model,
+        corpus=PLAN.corpus,
+        out=PLAN.cache,
     shell:
         "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points:q} {params.end_to_end:q} --model {params.model:q}"
         " --corpus {params.corpus:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"

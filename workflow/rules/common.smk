@@ -1,10 +1,9 @@
-# Rules ask the plan (`saeworks.plan`) what there is, where it lies and what it depends on. Of a job's parameters Snakemake compares
-# `identity` alone: settings that have an effect, code, inputs. The others are derived: they take `input`, which keeps them out.
+# Rules ask the plan (`saeworks.plan`) what there is, where it lies, what it depends on and whether it is current. Snakemake goes by
+# times: so all inputs of a current job are `ancient`, and any other job has one input that is new.
 import os
 import shlex
 import shutil
 import sys
-from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -12,7 +11,7 @@ from saeworks.plan.opening import open_plan
 from saeworks.store.errors import UserError
 
 # rules call `saeworks`: take the one of this very environment, activated or not
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
 try:
     PLAN = open_plan(config)
@@ -31,7 +30,13 @@ wildcard_constraints:
 
 def at(wildcards):
     """Run or hook point of a job."""
-    return "/".join(wildcards.get(name) for name in ("hook_point", "run") if name in wildcards.keys())
+    return "/".join(wildcards)
+
+
+def reads(job):
+    """Inputs of a job."""
+    files, new = PLAN.needs(job), PLAN.mark(job)
+    return files + new if new else [ancient(path) for path in files]
 
 
 def targets():

@@ -7,7 +7,7 @@ for figure_name in PLAN.figures:
         name:
             figure_name
         input:
-            tables=[PLAN.table(name) for name in figure_style.reads],
+            reads(f"figure/{figure_name}"),
         output:
             files=report(
                 PLAN.figure_files(figure_name),
@@ -22,9 +22,9 @@ for figure_name in PLAN.figures:
             "../../envs/environment.yaml"
         params:
             identity=PLAN.identity_json(f"figure/{figure_name}"),
-            name=lambda wc, input, name=figure_name: name,
-            spec=lambda wc, input, name=figure_name: PLAN.spec(f"figure/{name}", "figure"),
-            tables=lambda wc, input: os.path.dirname(input.tables[0]),
+            name=figure_name,
+            spec=PLAN.spec(f"figure/{figure_name}", "figure"),
+            tables=lambda wc, input: os.path.dirname(input[0]),
             out=lambda wc, input, output: os.path.splitext(output.files[0])[0],
         shell:
             "saeworks figure {params.name} --spec {params.spec:q} --tables {params.tables:q} --out {params.out:q}"

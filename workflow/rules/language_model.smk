@@ -3,7 +3,7 @@
 
 rule language_model:
     input:
-        PLAN.model_files(),
+        reads("language_model"),
     output:
         manifest=f"{PLAN.model}/manifest.json",
         record=PLAN.jobs["language_model"].record,
@@ -13,8 +13,8 @@ rule language_model:
         "../../envs/environment.yaml"
     params:
         identity=PLAN.identity_json("language_model"),
-        spec=lambda wc, input: PLAN.spec("language_model", "model"),
-        out=lambda wc, input: PLAN.model,
+        spec=PLAN.spec("language_model", "model"),
+        out=PLAN.model,
     shell:
         "saeworks prepare --spec {params.spec:q} --out {params.out:q} --threads {threads}"
         " --record {output.record:q} --identity {params.identity:q} --log {log:q}"
@@ -22,8 +22,7 @@ rule language_model:
 
 rule corpus:
     input:
-        sources=PLAN.sources(),
-        model=lambda wc: PLAN.unless_current("corpus", f"{PLAN.model}/manifest.json"),
+        reads("corpus"),
     output:
         files=PLAN.jobs["corpus"].outputs,
         record=PLAN.jobs["corpus"].record,
@@ -34,10 +33,10 @@ rule corpus:
     threads: 2
     params:
         identity=PLAN.identity_json("corpus"),
-        fingerprint=lambda wc, input: PLAN.fingerprint("corpus"),
-        spec=lambda wc, input: PLAN.spec("corpus", "corpus"),
-        model=lambda wc, input: PLAN.model,
-        out=lambda wc, input: PLAN.corpus,
+        fingerprint=PLAN.fingerprint("corpus"),
+        spec=PLAN.spec("corpus", "corpus"),
+        model=PLAN.model,
+        out=PLAN.corpus,
     shell:
         "saeworks corpus --spec {params.spec:q} --model {params.model:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"
         " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

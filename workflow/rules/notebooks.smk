@@ -6,7 +6,7 @@ for notebook_name in PLAN.notebooks:
         name:
             notebook_name
         input:
-            [path for job in PLAN.jobs[f"notebook/{notebook_name}"].inputs for path in PLAN.jobs[job].outputs],
+            reads(f"notebook/{notebook_name}"),
         output:
             ipynb=PLAN.jobs[f"notebook/{notebook_name}"].outputs[0],
             html=report(
@@ -24,11 +24,11 @@ for notebook_name in PLAN.notebooks:
             notebook=1,
         params:
             identity=PLAN.identity_json(f"notebook/{notebook_name}"),
-            name=lambda wc, input, name=notebook_name: name,
-            tables=lambda wc, input: PLAN.tables,
-            figures=lambda wc, input: f"{PLAN.results}/figures",
-            drawn=lambda wc, input: PLAN.reproducible_figures,
-            experiment=lambda wc, input: PLAN.name,
+            name=notebook_name,
+            tables=PLAN.tables,
+            figures=f"{PLAN.results}/figures",
+            drawn=PLAN.reproducible_figures,
+            experiment=PLAN.name,
         shell:
             "saeworks notebook --name {params.name} --tables {params.tables:q} --figures {params.figures:q} --drawn {params.drawn:q}"
             " --experiment {params.experiment:q} --out-ipynb {output.ipynb:q} --out-html {output.html:q}"

@@ -2,6 +2,8 @@
 
 
 rule novels:
+    input:
+        reads("novels"),
     output:
         files=PLAN.jobs["novels"].outputs,
         record=PLAN.jobs["novels"].record,
@@ -18,7 +20,7 @@ rule novels:
 
 rule pretrain:
     input:
-        PLAN.jobs["pretrain"].files,
+        reads("pretrain"),
     output:
         files=PLAN.jobs["pretrain"].outputs,
         record=PLAN.jobs["pretrain"].record,
@@ -29,10 +31,10 @@ rule pretrain:
     threads: 1
     params:
         identity=PLAN.identity_json("pretrain"),
-        fingerprint=lambda wc, input: PLAN.fingerprint("pretrain"),
-        spec=lambda wc, input: PLAN.spec("pretrain", "pretrain"),
-        name=lambda wc, input: PLAN.name,
-        scratch=lambda wc, input: f"scratch/pretrain/{PLAN.name}",
+        fingerprint=PLAN.fingerprint("pretrain"),
+        spec=PLAN.spec("pretrain", "pretrain"),
+        name=PLAN.name,
+        scratch=f"scratch/pretrain/{PLAN.name}",
         out=lambda wc, input, output: os.path.dirname(output.files[0]),
     shell:
         "saeworks pretrain --spec {params.spec:q} --name {params.name:q} --out {params.out:q} --scratch {params.scratch:q} --fingerprint {params.fingerprint}"

@@ -10,10 +10,7 @@ for study_name, study in PLAN.studies.items():
         name:
             f"measure_{study_name}"
         input:
-            files=lambda wc, study=study_name: PLAN.measured_from(study, at(wc)),
-            sources=list(PLAN.jobs[PLAN.measurements(study_name)[0]].files),
-            upstream=lambda wc, study=study_name: PLAN.data_for(study, at(wc)),
-            records=PLAN.training_records() if study.wall_clock else [],
+            lambda wc, study=study_name: reads(PLAN.measurement(study, at(wc))),
         output:
             files=PLAN.part_files(study_name, _PLACES[study.scope]),
             record=PLAN.part_record(study_name, _PLACES[study.scope]),
@@ -26,13 +23,13 @@ for study_name, study in PLAN.studies.items():
             gpu=GPU if "model" in study.needs else 0,
         params:
             identity=lambda wc, study=study_name: PLAN.identity_json(PLAN.measurement(study, at(wc))),
-            study=lambda wc, input, study=study_name: study,
-            spec=lambda wc, input, study=study_name: PLAN.spec(PLAN.measurement(study, at(wc)), study),
-            at=lambda wc, input: ["--at", at(wc)] if at(wc) else [],
-            model=lambda wc, input: PLAN.model,
-            corpus=lambda wc, input: PLAN.corpus,
-            runs=lambda wc, input, study=study_name: PLAN.runs_option(study),
-            experiment=lambda wc, input: PLAN.name,
+            study=study_name,
+            spec=lambda wc, study=study_name: PLAN.spec(PLAN.measurement(study, at(wc)), study),
+            at=lambda wc: ["--at", at(wc)] if at(wc) else [],
+            model=PLAN.model,
+            corpus=PLAN.corpus,
+            runs=PLAN.runs_option(study_name),
+            experiment=PLAN.name,
             out=lambda wc, input, output: os.path.dirname(output.files[0]),
         shell:
             "saeworks measure {params.study} --spec {params.spec:q} {params.at:q} --experiment {params.experiment:q} --model {params.model:q}"
@@ -43,7 +40,7 @@ for study_name, study in PLAN.studies.items():
         name:
             f"{study_name}_tables"
         input:
-            PLAN.parts(study_name),
+            reads(f"gather/{study_name}"),
         output:
             files=PLAN.table_files(study_name),
             record=PLAN.jobs[f"gather/{study_name}"].record,
@@ -53,8 +50,8 @@ for study_name, study in PLAN.studies.items():
             "../../envs/environment.yaml"
         params:
             identity=PLAN.identity_json(f"gather/{study_name}"),
-            study=lambda wc, input, study=study_name: study,
-            parts=lambda wc, input, study=study_name: PLAN.part_folders(study),
+            study=study_name,
+            parts=PLAN.part_folders(study_name),
             out=lambda wc, input, output: os.path.dirname(output.files[0]),
         shell:
             "saeworks gather {params.study} --parts {params.parts:q} --out {params.out:q}"
@@ -63,7 +60,7 @@ for study_name, study in PLAN.studies.items():
 
 rule claims:
     input:
-        [PLAN.table(name) for study in PLAN.gathered for name in PLAN.studies[study].tables],
+        reads("claims"),
     output:
         files=PLAN.jobs["claims"].outputs,
         record=PLAN.jobs["claims"].record,
@@ -73,8 +70,8 @@ rule claims:
         "../../envs/environment.yaml"
     params:
         identity=PLAN.identity_json("claims"),
-        experiment=lambda wc, input: PLAN.name,
-        studies=lambda wc, input: list(PLAN.studies),
+        experiment=PLAN.name,
+        studies=list(PLAN.studies),
     shell:
         "saeworks test-claims --experiment {params.experiment:q} --studies {params.studies} --record {output.record:q} --identity {params.identity:q} --log {log:q}"
 

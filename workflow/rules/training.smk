@@ -4,10 +4,7 @@
 
 rule train:
     input:
-        sources=PLAN.sources(),
-        start=lambda wc: PLAN.start_of(at(wc)),
-        together=lambda wc: PLAN.files_from_together(at(wc)),
-        upstream=lambda wc: [] if PLAN.files_from_together(at(wc)) else PLAN.unless_current(f"train/{at(wc)}", *PLAN.training_data),
+        lambda wc: reads(f"train/{at(wc)}"),
     output:
         files=PLAN.run_files("{hook_point}/{run}"),
         record=PLAN.record("saes", "{hook_point}/{run}"),
@@ -22,16 +19,16 @@ rule train:
         gpu=GPU,
     params:
         identity=lambda wc: PLAN.identity_json(f"train/{at(wc)}"),
-        fingerprint=lambda wc, input: PLAN.fingerprint(f"train/{at(wc)}"),
-        spec=lambda wc, input: PLAN.spec(f"train/{at(wc)}", "run"),
-        activations=lambda wc, input: PLAN.spec(f"train/{at(wc)}", "activations"),
-        model=lambda wc, input: PLAN.model,
-        corpus=lambda wc, input: PLAN.corpus,
-        cache=lambda wc, input: PLAN.cache,
-        start=lambda wc, input: [part for path in input.start for part in ("--start-from", os.path.dirname(path))],
-        scratch=lambda wc, input: f"{PLAN.scratch}/{at(wc)}",
-        out=lambda wc, input: f"{PLAN.saes}/{at(wc)}",
-        take=lambda wc, input, output: PLAN.taking(at(wc), input.together, output.record),
+        fingerprint=lambda wc: PLAN.fingerprint(f"train/{at(wc)}"),
+        spec=lambda wc: PLAN.spec(f"train/{at(wc)}", "run"),
+        activations=lambda wc: PLAN.spec(f"train/{at(wc)}", "activations"),
+        model=PLAN.model,
+        corpus=PLAN.corpus,
+        cache=PLAN.cache,
+        start=lambda wc: PLAN.start_option(at(wc)),
+        scratch=lambda wc: f"{PLAN.scratch}/{at(wc)}",
+        out=lambda wc: f"{PLAN.saes}/{at(wc)}",
+        take=lambda wc: PLAN.taking(at(wc)),
     shell:
         "{params.take}saeworks train --spec {params.spec:q} --activations {params.activations:q} --fingerprint {params.fingerprint}"
         " --cache {params.cache:q} --model {params.model:q} --corpus {params.corpus:q} --out {params.out:q} --scratch {params.scratch:q}"
@@ -50,8 +47,7 @@ for together_at, together_runs in PLAN.trained_together.items():
         name:
             f"train_together_{together_at.replace('.', '_')}"
         input:
-            sources=PLAN.sources(),
-            upstream=PLAN.training_data,
+            PLAN.sources() + PLAN.training_data,
         output:
             files=temp([path for run in together_runs for path in PLAN.run_files(run, PLAN.together)]),
             records=temp([f"{PLAN.together}/{run}/identity.json" for run in together_runs]),
@@ -66,14 +62,14 @@ for together_at, together_runs in PLAN.trained_together.items():
             gpu=GPU,
         params:
             identities=[PLAN.identity_json(f"train/{run}") for run in together_runs],
-            fingerprints=lambda wc, input, runs=together_runs: [PLAN.fingerprint(f"train/{run}") for run in runs],
-            specs=lambda wc, input, runs=together_runs: [PLAN.spec(f"train/{run}", "run") for run in runs],
-            activations=lambda wc, input, runs=together_runs: PLAN.spec(f"train/{runs[0]}", "activations"),
-            model=lambda wc, input: PLAN.model,
-            corpus=lambda wc, input: PLAN.corpus,
-            cache=lambda wc, input: PLAN.cache,
-            out=lambda wc, input, runs=together_runs: [f"{PLAN.together}/{run}" for run in runs],
-            scratch=lambda wc, input, runs=together_runs: [f"{PLAN.scratch}/{run}" for run in runs],
+            fingerprints=[PLAN.fingerprint(f"train/{run}") for run in together_runs],
+            specs=[PLAN.spec(f"train/{run}", "run") for run in together_runs],
+            activations=PLAN.spec(f"train/{together_runs[0]}", "activations"),
+            model=PLAN.model,
+            corpus=PLAN.corpus,
+            cache=PLAN.cache,
+            out=[f"{PLAN.together}/{run}" for run in together_runs],
+            scratch=[f"{PLAN.scratch}/{run}" for run in together_runs],
         shell:
             "saeworks train --spec {params.specs:q} --activations {params.activations:q} --fingerprint {params.fingerprints} --cache {params.cache:q}"
             " --model {params.model:q} --corpus {params.corpus:q} --out {params.out:q} --scratch {params.scratch:q} --threads {threads}"

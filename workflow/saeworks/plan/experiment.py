@@ -49,6 +49,7 @@ class ExperimentPlan(State):
         self.corpus = f"data/corpora/{self.name}/{experiment.corpus_key()}"
         self.cache = f"data/activations/{experiment.activations_key()}"
         self.together = f"{self.scratch}/together"
+        self.marks = Path(self.scratch, "stale")
         super().__init__([], root, code)
         self.jobs = {job.name: job for job in self._all_jobs()}
 
@@ -352,38 +353,58 @@ class ExperimentPlan(State):
             return False
         return all(path.exists() for path in others) and found.get("fingerprint") == self.fingerprint(f"train/{run}")
 
+    def needs(self, job: str) -> list[str]:
+        """Files that a job reads. Those of a current job that are not stored are left out: it will not ask for them."""
+        stage, _, rest = job.partition("/")
+        if stage == "language_model":
+            return self.model_files()
+        if stage == "corpus":
+            return self.sources() + self.unless_current(job, f"{self.model}/manifest.json")
+        if stage == "activation_cache":
+            return self.data
+        if stage == "train":
+            together = self.files_from_together(rest)
+            return self.sources() + self.start_of(rest) + (together or self.unless_current(job, *self.training_data))
+        if stage == "measure":
+            return self._measured_from(*rest.partition("/")[::2])
+        if stage == "figure":
+            return [self.table(name) for name in getattr(self.experiment.figures, rest).reads]
+        return [path for other in self.jobs[job].inputs for path in self.jobs[other].outputs]
+
+    def _measured_from(self, study: str, place: str) -> list[str]:
+        needs, job = self.studies[study].needs, self.measurement(study, place)
+        tables = [self.table(name) for name in self.studies[study].reads]
+        saes = [path for run in self.runs_at(study, place) for path in self.run_files(run)] if "saes" in needs else []
+        data = self.unless_current(job, *self.data) if {"model", "corpus"} & needs else []
+        times = self.training_records() if self.studies[study].wall_clock else []
+        return [*tables, *saes, *self.jobs[job].files, *data, *times]
+
     def start_of(self, run: str) -> list[str]:
         """The weights that a run continues."""
         spec = self.specs[run]
         return [f"{self.saes}/{spec.hook_point}/{spec.start_from}/sae_weights.safetensors"] if spec.start_from else []
-
-    def measured_from(self, study: str, place: str) -> list[str]:
-        """Files that a measurement reads: tables, and of its runs what it needs."""
-        needs = self.studies[study].needs
-        saes = [path for run in self.runs_at(study, place) for path in self.run_files(run)] if "saes" in needs else []
-        return [self.table(name) for name in self.studies[study].reads] + saes
-
-    def data_for(self, study: str, place: str) -> list[str]:
-        """Model and corpus, where a study reads them and its tables are not current."""
-        reads = {"model", "corpus"} & self.studies[study].needs
-        return self.unless_current(self.measurement(study, place), *self.data) if reads else []
 
     def training_records(self) -> list[str]:
         """Benchmark records of the training jobs; a current run that has none is not trained again for it."""
         records = {run: f"{self.results}/benchmarks/train/{run}.tsv" for run in self.specs}
         return [path for run, path in records.items() if (self.root / path).exists() or not self.is_current(f"train/{run}")]
 
+    def start_option(self, run: str) -> list[str]:
+        """The run that a run continues, as an option of `saeworks train`."""
+        return [part for path in self.start_of(run) for part in ("--start-from", str(Path(path).parent))]
+
     def runs_option(self, study: str) -> list[str]:
         """The runs as an option of `saeworks measure`, where a study looks at all of them."""
         of_all = self.studies[study].scope == "experiment" and "saes" in self.studies[study].needs
         return ["--runs", *self.specs] if of_all else []
 
-    def taking(self, run: str, files: Iterable[str], record: str) -> str:
-        """Shell commands that take a run over from the job that trained several, in the place of training; empty without `files`."""
-        if not list(files):
+    def taking(self, run: str) -> str:
+        """Shell commands that take a run over from the job that trained several, in the place of training, if one does."""
+        files = self.files_from_together(run)
+        if not files:
             return ""
-        out, kept = f"{self.saes}/{run}", f"{self.together}/{run}/identity.json"
-        return f"cp {shlex.join([*files, out])} && exec cp {shlex.join([kept, record])}; "
+        kept, record = f"{self.together}/{run}/identity.json", self.jobs[f"train/{run}"].record
+        return f"cp {shlex.join([*files, f'{self.saes}/{run}'])} && exec cp {shlex.join([kept, record])}; "
 
     def end_to_end_options(self) -> list[str]:
         """The hook points that runs are trained end to end at, as options of `saeworks cache`."""

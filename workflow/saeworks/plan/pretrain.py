@@ -32,6 +32,10 @@ class PretrainPlan(State):
         )
         super().__init__([novels, model], root, code)
 
+    def needs(self, job: str) -> list[str]:
+        """Files that a job reads."""
+        return list(self.jobs[job].files)
+
     def targets(self) -> list[str]:
         """What `snakemake` makes if nothing is named."""
         return [self.jobs["pretrain"].outputs[-1]]

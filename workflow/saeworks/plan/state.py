@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +33,8 @@ class Difference:
 
 class State:
     """Jobs by name, and which of them have current results in `root`."""
+
+    marks = Path("scratch/stale")  # of jobs that are not current
 
     def __init__(self, jobs: Iterable[Job], root: Path | str = ".", code: Code | None = None) -> None:
         self.jobs = {job.name: job for job in jobs}
@@ -65,6 +68,15 @@ class State:
     def is_current(self, name: str) -> bool:
         """Whether all results of a job exist and nothing that they depend on has changed."""
         return all((self.root / path).exists() for path in self.jobs[name].outputs) and not self.differences(name)
+
+    def mark(self, name: str) -> list[str]:
+        """A file newer than the results of a job that is not current, so that what goes by times makes it; none for one that is."""
+        if self.is_current(name):
+            return []
+        path = self.marks / name
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(str(time.time_ns()))  # never the same: Snakemake passes over files that it has seen
+        return [str(path)]
 
     def stale(self) -> list[str]:
         """Names of the jobs that are not current."""
