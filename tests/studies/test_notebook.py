@@ -79,6 +79,7 @@ def test_notebook_without_seed_pairs_or_e2e_ds(workplace, make_tables):
     assert "No such runs in this experiment" in Path("n.html").read_text()
 
 
+@pytest.mark.slow
 def test_notebook_with_all_objectives_and_architectures(workplace, make_tables):
     with_claims(
         make_tables("more", objectives=OBJECTIVES, architectures=tuple(ARCHITECTURES), hook_points=("blocks.4.hook_mlp_out",))
@@ -88,6 +89,7 @@ def test_notebook_with_all_objectives_and_architectures(workplace, make_tables):
     assert "fine-tuned, Matryoshka, k = 32, seed 1" in html and "λ = nan" not in html
 
 
+@pytest.mark.slow
 def test_notebooks_that_run_at_once_do_not_meet(workplace):
     code = "import sys; from saeworks.studies.notebook import run_notebook; run_notebook(*sys.argv[1:])"
     paths = os.environ | {"PYTHONPATH": str(NOTEBOOK.parents[1])}
@@ -100,6 +102,7 @@ def test_notebooks_that_run_at_once_do_not_meet(workplace):
     assert sorted(path.name for path in Path().iterdir()) == ["a", "b", "figures", "tables"]
 
 
+@pytest.mark.slow
 def test_notebook_runs_where_socket_files_cannot_be(workplace, monkeypatch):
     deep = workplace / ("deep" * 30)  # the path of a socket file has at most 107 characters
     deep.mkdir()

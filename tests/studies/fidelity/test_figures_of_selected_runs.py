@@ -41,33 +41,29 @@ def lines(figure) -> list[list[str]]:
     return [[text for _, text in sorted(found[y])] for y in sorted(found)]
 
 
-@pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize("name", ["selection_table", "norm_table"])
-def test_cells_do_not_overlap(make_tables, name, width):
-    figure = drawn(
-        name,
-        with_evaluation(make_tables(objectives=("local",), architectures=tuple(ARCHITECTURES))),
-        FIGURES[name][1](width=width),
-    )
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
-    assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])
+def test_cells_do_not_overlap(make_tables):
+    tables = with_evaluation(make_tables(objectives=("local",), architectures=tuple(ARCHITECTURES)))
+    for name, width in (("selection_table", 5.5), ("selection_table", 3.25), ("norm_table", 5.5), ("norm_table", 3.25)):
+        figure = drawn(name, tables, FIGURES[name][1](width=width))
+        figure.canvas.draw()
+        renderer = figure.canvas.get_renderer()
+        boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
+        assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_what_was_not_measured_is_left_out(tables, name):
+def test_what_was_not_measured_is_left_out(tables):
     chosen = pd.read_parquet(tables / "selection.parquet").query("objective == 'e2e'")["run"].iloc[0]
     edit(tables, "fidelity", lambda t: t[(t["run"] != chosen) | (t["metric"] == "ce")])
     edit(tables, "tokens", lambda t: t[t["run"] != chosen])
     edit(tables, "runs", lambda t: t.assign(grad_norm=np.nan))
-    figure = drawn(name, tables, FIGURES[name][1]())
-    assert_nothing_clipped(figure)
-    assert "nan" not in texts(figure)
-    if "table" in name:
-        assert "–" in texts(figure)
-    if name in ("norms", "cosines"):
-        assert "no tokens were sampled" in " ".join(texts(figure).split())
+    for name, (_, config) in FIGURES.items():
+        figure = drawn(name, tables, config())
+        assert_nothing_clipped(figure)
+        assert "nan" not in texts(figure)
+        if "table" in name:
+            assert "–" in texts(figure)
+        if name in ("norms", "cosines"):
+            assert "no tokens were sampled" in " ".join(texts(figure).split())
 
 
 def test_the_selection_table_shows_our_runs_with_the_tolerance_and_then_the_paper_s(tables):
