@@ -157,24 +157,30 @@ def _union(name: str, field: FieldInfo, members: list[type[BaseModel]]) -> str:
 
 def _siblings(name: str, model: type[BaseModel]) -> str:
     blocks = {key: _models(field.annotation)[0] for key, field in model.model_fields.items()}
-    first, *others = blocks.values()
-    # most: a block may give a key that all have a meaning of its own, which comes with its own keys then
-    shared = [k for k in first.model_fields if 2 * sum(_same(first, other, k) for other in others) > len(others)]
-    shared = [k for k in shared if all(k in other.model_fields for other in others)]
+    # what most have: a block may give such a key a meaning of its own, which comes with its own keys then
+    typical = max(blocks.values(), key=lambda block: len(_in_most(block, blocks)))
+    shared = _in_most(typical, blocks)
     if not shared:
         each = [f"#### `{name}.{key}`\n\n{_plain(model.model_fields[key].description)}\n" for key in blocks]
         tables = [_table(_rows(block, f"{name}.{key}.")) for key, block in blocks.items()]
         return "\n".join(part for pair in zip(each, tables, strict=True) for part in pair)
-    names = _either(blocks)
-    common = "Keys that all of them have, with this meaning unless they come again below"
-    parts = [f"{common} (`<name>` is {names}):\n", _table(_rows(first, f"{name}.<name>.", only=shared))]
+    sharing = [key for key, block in blocks.items() if set(shared) <= set(block.model_fields)]
+    common = "Keys with this meaning unless they come again below"
+    parts = [f"{common} (`<name>` is {_either(sharing)}):\n", _table(_rows(typical, f"{name}.<name>.", only=shared))]
     parts.append("And of each alone:\n")
     rows = []
     for key, block in blocks.items():
-        rows += _rows(
-            block, f"{name}.{key}.", only=[k for k in block.model_fields if k not in shared or not _same(first, block, k)]
-        )
-    return "\n".join([*parts, _table(rows)])
+        own = [k for k in block.model_fields if key not in sharing or k not in shared or not _same(typical, block, k)]
+        rows += _rows(block, f"{name}.{key}.", only=own)
+    parts.append(_table(rows))
+    if without := [f"`{key}`" for key, block in blocks.items() if not block.model_fields]:
+        parts.append(f"Without keys: {', '.join(without)}.\n")
+    return "\n".join(parts)
+
+
+def _in_most(block: type[BaseModel], blocks: dict[str, type[BaseModel]]) -> list[str]:
+    """Keys of `block` that more than three quarters of the `blocks` have with the same meaning."""
+    return [k for k in block.model_fields if 4 * sum(_same(block, other, k) for other in blocks.values()) > 3 * len(blocks)]
 
 
 def _same(one: type[BaseModel], other: type[BaseModel], key: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the settings of every figure have in common; those of each are in the folder of its study."""
+"""What the settings of every figure and display table have in common; those of each are in the folder of its study."""
 
 from __future__ import annotations
 
@@ -12,11 +12,29 @@ from .base import Frozen
 from .training import RunSpec
 
 
-class FigureStyle(Frozen):
-    """Settings that every figure has; changing one of them redraws that figure only."""
+class Exhibit(Frozen):
+    """Settings of what a study shows people: a figure or a table."""
 
     label: ClassVar[str]  # in the report's list of figures
-    reads: ClassVar[tuple[str, ...]]  # names of the tables that it is drawn from
+    reads: ClassVar[tuple[str, ...]]  # names of the tables that it is made from
+    kinds: ClassVar[tuple[str, ...]]  # its files, by suffix
+
+    @classmethod
+    def applies(cls, runs: Sequence[RunSpec]) -> bool:
+        """Whether an experiment of these runs has what it shows; if not, it is not made."""
+        return True
+
+
+class TableStyle(Exhibit):
+    """Settings that every display table has: none."""
+
+    kinds = ("html", "tex", "csv")
+
+
+class FigureStyle(Exhibit):
+    """Settings that every figure has; changing one of them redraws that figure only."""
+
+    kinds = ("svg", "png")
 
     width: PositiveFloat = Field(
         5.5, description="Width in inches; 5.5 is the text width of a one-column paper, 3.25 a column of a two-column one."
@@ -27,11 +45,6 @@ class FigureStyle(Frozen):
         default={"local": "#0072B2", "e2e": "#D55E00", "e2e_ds": "#009E73", "finetune": "#CC79A7"},
         description="Colour per objective; one that is not given keeps its default (Okabe and Ito's colour-blind-safe palette).",
     )
-
-    @classmethod
-    def applies(cls, runs: Sequence[RunSpec]) -> bool:
-        """Whether an experiment of these runs has what the figure shows; if not, it is not drawn."""
-        return True
 
     @field_validator("colors", mode="before")
     @classmethod

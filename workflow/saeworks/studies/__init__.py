@@ -10,7 +10,7 @@ import importlib
 from functools import cache
 from pathlib import Path
 
-from ..config.figures import FigureStyle
+from ..config.figures import Exhibit
 from .study import Column, Study, Table
 
 __all__ = ["Column", "Study", "Table", "figures", "studies", "study_of_table"]
@@ -25,8 +25,8 @@ def studies() -> dict[str, Study]:
 
 
 @cache
-def figures() -> dict[str, tuple[Study, type[FigureStyle]]]:
-    """All figures by name: the study each belongs to and its settings."""
+def figures() -> dict[str, tuple[Study, type[Exhibit]]]:
+    """All figures and display tables by name: the study each belongs to and its settings."""
     return {name: (study, settings) for study in studies().values() for name, settings in study.figures.items()}
 
 

@@ -1,26 +1,28 @@
-"""The stage that draws: one figure from its tables."""
+"""The stage that shows: one figure or display table from its tables."""
 
 from __future__ import annotations
 
 import importlib
 import json
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from ..config.base import parse
-from ..config.figures import FigureStyle
+from ..config.figures import FigureStyle, TableStyle
 from ..store.errors import UserError, did_you_mean
 from . import figures
+from .display import DisplayTable
 from .plot import LOOK, save
 
 
 def figure(name: str, spec: str, tables: str, out: str) -> None:
-    """Draw one figure from the tables, as SVG and PNG.
+    """Draw one figure from the tables, as SVG and PNG, or write one display table, as HTML, LaTeX and CSV.
 
     Args:
-        name: name of the figure
+        name: name of the figure or display table
         spec: its settings as JSON
         tables: folder of tables
         out: path without suffix
@@ -31,12 +33,29 @@ def figure(name: str, spec: str, tables: str, out: str) -> None:
     if name not in figures():
         raise UserError(f"there is no figure {name!r}{did_you_mean(name, list(figures()))}; there are {', '.join(figures())}.")
     config = parse(figures()[name][1], json.loads(spec), f"figures.{name}")
-    save(drawn(name, Path(tables), config), out, config.dpi)
+    if isinstance(config, TableStyle):
+        displayed(name, Path(tables), config).write(out, config.label, caption(name), config.kinds)
+    else:
+        save(drawn(name, Path(tables), config), out, config.dpi)
 
 
 def drawn(name: str, tables: Path, config: FigureStyle) -> Figure:
     """The figure `name` in the common look; the caller's matplotlib settings stay as they are."""
-    study, _ = figures()[name]
-    module = importlib.import_module(f".{study.name}.{name}", __package__)
     with matplotlib.rc_context(LOOK):
-        return module.draw(Path(tables), config)
+        return _module(name).draw(Path(tables), config)
+
+
+def displayed(name: str, tables: Path, config: TableStyle) -> DisplayTable:
+    """The display table `name`."""
+    return _module(name).table(Path(tables), config)
+
+
+def caption(name: str) -> str:
+    """The caption of a figure or display table, in one line."""
+    study, _ = figures()[name]
+    return " ".join((Path(__file__).parent / study.name / f"{name}.rst").read_text(encoding="utf-8").split())
+
+
+def _module(name: str) -> ModuleType:
+    study, _ = figures()[name]
+    return importlib.import_module(f".{study.name}.{name}", __package__)

@@ -1,8 +1,14 @@
-"""Published values of Braun et al. 2024 (arXiv 2405.12241) that figures show beside ours."""
+"""Published values of Braun et al. 2024 (arXiv 2405.12241) that figures and display tables show beside ours."""
 
 from __future__ import annotations
 
 BRAUN = "Braun et al. 2024"
+
+
+def at_layer(layer: int) -> str:
+    """What to call the paper's SAEs at a layer of GPT-2 small."""
+    return f"{BRAUN}, layer {layer}"
+
 
 # Table 6: hours on one A100-80GB, by layer of GPT-2 small and objective.
 WALL_CLOCK_HOURS = {

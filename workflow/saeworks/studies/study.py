@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..config.base import Frozen
-from ..config.figures import FigureStyle
+from ..config.figures import Exhibit
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Study:
         description: one or two sentences.
         scope: what it is measured on, one at a time: a `run`, the runs of a `hook_point`, or the `experiment`.
         tables: what it writes, by name; a table of several runs or hook points begins with the column `run` or `hook_point`.
-        figures: the settings of its figures, by name; each is drawn by the module of that name in its folder.
+        figures: the settings of its figures and display tables, by name; each is made by the module of that name in its folder:
+            `draw(tables, config)` gives the matplotlib figure, `table(tables, config)` the `DisplayTable`.
         settings: its block under `studies` in the experiment file, if it has one.
         needs: of `model`, `corpus`, `saes`, what it reads besides tables; `seeds`: it compares runs that differ in their seed alone.
         reads: tables of other studies that it is measured from.
@@ -59,7 +60,7 @@ class Study:
     description: str
     scope: Literal["run", "hook_point", "experiment"]
     tables: Mapping[str, Table] = field(default_factory=dict)
-    figures: Mapping[str, type[FigureStyle]] = field(default_factory=dict)
+    figures: Mapping[str, type[Exhibit]] = field(default_factory=dict)
     settings: type[Frozen] | None = None
     needs: frozenset[str] = frozenset()
     reads: tuple[str, ...] = ()

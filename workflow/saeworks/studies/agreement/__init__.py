@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..study import Column, Study, Table
-from .settings import AgreementConfig, AgreementFeaturesFigure, AgreementTableFigure
+from .settings import AgreementConfig, AgreementFeaturesFigure, AgreementTable
 
 _COMMON = {
     "hook_point": Column("where the SAE sits"),
@@ -49,5 +49,5 @@ STUDY = Study(
             },
         ),
     },
-    figures={"agreement_table": AgreementTableFigure, "agreement_features": AgreementFeaturesFigure},
+    figures={"agreement_table": AgreementTable, "agreement_features": AgreementFeaturesFigure},
 )

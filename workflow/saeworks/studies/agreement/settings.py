@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ...config.base import Frozen
-from ...config.figures import FigureStyle
+from ...config.figures import FigureStyle, TableStyle
 
 
 class AgreementConfig(Frozen):
@@ -23,13 +23,12 @@ class AgreementConfig(Frozen):
     seed: NonNegativeInt = Field(0, description="Seed of the draw.")
 
 
-class AgreementTableFigure(FigureStyle):
+class AgreementTable(TableStyle):
     """Faithfulness on subject-verb agreement, beside the paper's (Table 7)."""
 
     label = "Table 7: subject-verb agreement"
     reads = ("runs", "selection", "agreement")
 
-    height: PositiveFloat = Field(0.15, description="Height in inches of one line of the table.")
     decimals: NonNegativeInt = Field(1, description="Decimals of the percentages.")
 
 

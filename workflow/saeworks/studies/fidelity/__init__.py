@@ -8,7 +8,7 @@ from .settings import (
     ExplainedVarianceFigure,
     FidelityConfig,
     NormsFigure,
-    NormTableFigure,
+    NormTable,
     ParetoFigure,
     ResidualMseFigure,
 )
@@ -60,7 +60,7 @@ STUDY = Study(
     figures={
         "pareto": ParetoFigure,
         "residual_mse": ResidualMseFigure,
-        "norm_table": NormTableFigure,
+        "norm_table": NormTable,
         "norms": NormsFigure,
         "cosines": CosinesFigure,
         "explained_variance": ExplainedVarianceFigure,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ...config.base import Frozen
-from ...config.figures import FigureStyle
+from ...config.figures import FigureStyle, TableStyle
 
 
 class FidelityConfig(Frozen):
@@ -42,13 +42,12 @@ class ResidualMseFigure(FigureStyle):
     y_scale: Literal["linear", "log"] = Field("log", description="Scale of the error axis.")
 
 
-class NormTableFigure(FigureStyle):
+class NormTable(TableStyle):
     """Norm of the output over that of the input, beside the paper's (Table 5)."""
 
     label = "Table 5: norm of output over input"
     reads = ("runs", "fidelity", "selection")
 
-    height: PositiveFloat = Field(0.15, description="Height in inches of one line of the table.")
     decimals: NonNegativeInt = Field(2, description="Decimals of this experiment's ratios.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..study import Column, Study, Table
-from .settings import SeedPairsFigure, SelectionTableFigure
+from .settings import SeedPairsFigure, SelectionTable
 
 STUDY = Study(
     title="Runs",
@@ -61,5 +61,5 @@ STUDY = Study(
             },
         ),
     },
-    figures={"selection_table": SelectionTableFigure, "seed_pairs": SeedPairsFigure},
+    figures={"selection_table": SelectionTable, "seed_pairs": SeedPairsFigure},
 )

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
-from ...config.figures import FigureStyle, vary
+from ...config.figures import FigureStyle, TableStyle, vary
 from ...config.training import RunSpec
 
 
-class SelectionTableFigure(FigureStyle):
+class SelectionTable(TableStyle):
     """The runs of similar CE increase, L0 and number of alive features, beside the paper's (Tables 1 to 3)."""
 
     label = "Tables 1 to 3: runs that are compared"
     reads = ("runs", "fidelity", "selection")
-
-    height: PositiveFloat = Field(0.15, description="Height in inches of one line of the table.")
 
     @classmethod
     def applies(cls, runs: Sequence[RunSpec]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..study import Column, Study, Table
-from .settings import WallClockFigure
+from .settings import WallClockTable
 
 STUDY = Study(
     title="Timing",
@@ -29,5 +29,5 @@ STUDY = Study(
             },
         ),
     },
-    figures={"wall_clock": WallClockFigure},
+    figures={"wall_clock": WallClockTable},
 )

@@ -1,11 +1,11 @@
-"""Settings of the figure of training times."""
+"""Settings of the table of training times."""
 
 from __future__ import annotations
 
-from ...config.figures import FigureStyle
+from ...config.figures import TableStyle
 
 
-class WallClockFigure(FigureStyle):
+class WallClockTable(TableStyle):
     """Training time by objective, beside the paper's (Table 6)."""
 
     label = "Table 6: training time"

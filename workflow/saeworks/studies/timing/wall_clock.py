@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from ..paper import TRAINING_TOKENS, WALL_CLOCK_HOURS
-from ..plot import GREY, NARROW, colour, panels
-from ..reading import LABELS, OBJECTIVES, kind_name, kinds
+from ..display import DisplayTable, frame, number
+from ..paper import TRAINING_TOKENS, WALL_CLOCK_HOURS, at_layer
+from ..reading import LABELS, kind_name, kinds
 from ..tables import read_table
-from .settings import WallClockFigure
+from .settings import WallClockTable
 
 _COLUMNS = [
     "run", "hook_point", "layer", "objective", "architecture", "d_sae", "n_tokens", "job", "seconds", "tokens_per_second",
 ]  # fmt: skip
 _LIKE = ["hook_point", "architecture", "d_sae", "n_tokens"]  # of runs whose times differ by their objectives
-_HEADER = ("jobs", "wall-clock", "tokens/s", "× local")
-_PLACES = (0.40, 0.62, 0.83, 1.0)  # right edges of the columns, as shares of the width
-_LINES = 15  # per `height`
 
 
 def summary(timing: pd.DataFrame) -> pd.DataFrame:
@@ -50,68 +47,32 @@ def duration(seconds: float) -> str:
     return f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.1f} s"
 
 
-def draw(tables: Path, config: WallClockFigure) -> Figure:
-    """A table: this experiment's training jobs by hook point, and below them the paper's by layer."""
+def table(tables: Path, config: WallClockTable) -> DisplayTable:
+    """This experiment's training jobs by hook point, and after them the paper's by layer."""
     timing = read_table(tables, "timing", _COLUMNS)
-    lines = [*_own_lines(timing), ("note", ("",), ""), *_paper_lines()]
-    figure, axes = panels(config, 1, 1)
-    figure.set_size_inches(config.width, config.height * len(lines) / _LINES)
-    panel = axes[0, 0]
-    panel.set_axis_off()
-    panel.set_xlim(0, 1)
-    panel.set_ylim(len(lines), 0)
-    size = 6.5 if config.width < NARROW else 8
-    for number, (kind, cells, objective) in enumerate(lines):
-        y = number + 0.5
-        if kind == "heading":
-            panel.text(0, y, cells[0], va="center", fontsize=size, weight="bold")
-            panel.axhline(number + 0.97, color=GREY, linewidth=0.6)
-        elif kind == "note":
-            panel.text(0, y, cells[0], va="center", fontsize=size, color=GREY)
-        else:
-            shade = colour(config, objective) if objective else GREY
-            panel.text(0.0, y, cells[0], va="center", fontsize=size, color=shade)
-            for place, cell in zip(_PLACES, cells[1:], strict=True):
-                panel.text(place, y, cell, va="center", ha="right", fontsize=size, color=GREY if kind == "header" else "black")
-    return figure
+    rows = [*_ours(summary(timing)), *_published()]
+    notes = []
+    if together := (timing["job"] == "together").sum():
+        notes.append(f"{together} runs were trained together and have no time of their own.")
+    if (unknown := (timing["job"] == "unknown").sum()) or not len(timing):
+        notes.append(f"{unknown} runs have no record of their training.")
+    return DisplayTable(frame(rows, ("where", "SAE"), ("jobs", "wall-clock", "tokens/s", "× local")), tuple(notes))
 
 
-def _own_lines(timing: pd.DataFrame) -> list[tuple[str, tuple[str, ...], str]]:
-    table = summary(timing)
-    lines: list[tuple[str, tuple[str, ...], str]] = []
-    hooks = table.sort_values("layer", kind="stable")["hook_point"].unique()
-    for hook_point in hooks:
-        here = table[table["hook_point"] == hook_point]
-        lines += [("heading", (hook_point,), ""), ("header", ("", *_HEADER), "")]
+def _ours(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    for hook_point, here in table.sort_values("layer", kind="stable").groupby("hook_point", sort=False):
         for (d_sae, n_tokens), alike in here.groupby(["d_sae", "n_tokens"]):
             sizes = {"d_sae": f"{d_sae:,} features", "n_tokens": f"{n_tokens:,} tokens"}
-            differing = [size for column, size in sizes.items() if here[column].nunique() > 1]
-            if differing:
-                lines.append(("note", (", ".join(differing),), ""))
+            where = ", ".join([hook_point, *(size for column, size in sizes.items() if here[column].nunique() > 1)])
             rows = alike.set_index(["objective", "architecture"])
             for objective, architecture in kinds(alike):
                 row = rows.loc[(objective, architecture)]
-                slowdown = "–" if pd.isna(row["slowdown"]) else f"{row['slowdown']:.1f}"
-                cells = (f"{int(row['jobs'])}", duration(row["seconds"]), f"{row['tokens_per_second']:,.0f}", slowdown)
-                lines.append(("row", (kind_name(objective, architecture, table), *cells), objective))
-    if not len(hooks):
-        lines.append(("heading", ("This experiment",), ""))
-    together, unknown = ((timing["job"] == job).sum() for job in ("together", "unknown"))
-    if together:
-        lines.append(("note", (f"{together} runs were trained together and have no time of their own.",), ""))
-    if unknown or not len(timing):
-        lines.append(("note", (f"{unknown} runs have no record of their training.",), ""))
-    return lines
+                speed = number(row["tokens_per_second"], 0), number(row["slowdown"], 1)
+                yield where, kind_name(objective, architecture, table), f"{row['jobs']:.0f}", duration(row["seconds"]), *speed
 
 
-def _paper_lines() -> list[tuple[str, tuple[str, ...], str]]:
-    lines: list[tuple[str, tuple[str, ...], str]] = [
-        ("heading", ("Braun et al. 2024, one A100",), ""),
-        ("header", ("", *_HEADER), ""),
-    ]
+def _published() -> Iterator[tuple[str, ...]]:
     for layer, hours in WALL_CLOCK_HOURS.items():
-        for objective in (o for o in OBJECTIVES if o in hours):
-            seconds = 3600 * hours[objective]
-            cells = ("", duration(seconds), f"{TRAINING_TOKENS / seconds:,.0f}", f"{hours[objective] / hours['local']:.1f}")
-            lines.append(("row", (f"{LABELS[objective]}, layer {layer}", *cells), objective))
-    return lines
+        for objective, taken in hours.items():
+            speed = number(TRAINING_TOKENS / (3600 * taken), 0), number(taken / hours["local"], 1)
+            yield at_layer(layer), LABELS[objective], "", duration(3600 * taken), *speed
