@@ -16,10 +16,18 @@ import pandas as pd
 
 from . import studies as all_studies
 from .claim import NOT_REPRODUCED, REPRODUCED, UNTESTED, Claim, of_one_architecture
+from .display import DisplayTable
 from .reading import architecture_name, hook_points, read_runs
 from .tables import read_table, write_table
 
+LABEL = "Claims of the papers"
+CAPTION = (
+    "Published values are of GPT-2 small at layer 6 where nothing else is said. The test decides the verdict; it is fixed in the code, "
+    "whatever the result. A verdict concerns the direction or the threshold that the paper states, for the runs of this experiment: "
+    "a small model that does not show an effect does not refute it in GPT-2, and one seed that shows it does not establish it."
+)
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, UNTESTED)
+_BRIEF = ["published", "source", "ours [interval]", "verdict"]  # what a page of print has room for
 COLUMNS = [
     "hook_point", "model", "claim", "published", "source", "ours", "low", "high", "interval", "criterion", "power", "verdict", "note",
 ]  # fmt: skip
@@ -53,14 +61,17 @@ def claims(tables: Path, of: list[str]) -> pd.DataFrame:
 
 
 def write_claims(experiment: str, studies: list[str]) -> None:
-    """Test the papers' claims on an experiment and write the table `claims`.
+    """Test the papers' claims on an experiment; write the table `claims`, and as HTML and LaTeX what people read of it.
 
     Args:
         experiment: experiment name
         studies: names of the studies that it has
     """
     tables = Path("results") / experiment / "tables"
-    write_table(claims(tables, studies), tables / "claims.parquet", csv=True)
+    table = claims(tables, studies)
+    write_table(table, tables / "claims.parquet", csv=True)
+    display(table).write(tables / "claims", LABEL, CAPTION, kinds=("html",))
+    display(table, _BRIEF).write(tables / "claims", LABEL, CAPTION, kinds=("tex",))
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -70,14 +81,21 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """`claims` for a reader: hook point, model, claim, published value and its source, ours with its interval, what that is, test, power,
-    verdict, note."""
-    ours = [_with_interval(row, digits) for _, row in table.iterrows()]
-    return (
-        table.assign(ours=ours)
-        .drop(columns=["low", "high"])
-        .rename(columns={"hook_point": "hook point", "ours": "ours [interval]", "interval": "interval is", "criterion": "test"})
-    )
+    """`claims` for a reader: what is claimed where, the published value, ours with its interval, the verdict, and what lies behind it."""
+    names = {"hook_point": "hook point", "ours": "ours [interval]", "interval": "interval is", "criterion": "test"}
+    shown = table.assign(ours=[_with_interval(row, digits) for _, row in table.iterrows()]).rename(columns=names)
+    first = ["hook point", "model", "claim", "published", "source", "ours [interval]", "verdict"]
+    return shown[[*first, "interval is", "test", "power", "note"]]
+
+
+def display(table: pd.DataFrame, columns: list[str] | None = None) -> DisplayTable:
+    """`claims` as people read them: by claim, and by hook point where there are several, `columns` or all that hold something."""
+    shown = readable(table)
+    once = [name for name in ("model", "hook point") if shown[name].nunique() == 1]
+    said = [f"{name[0].upper()}{name[1:]}: {shown[name].iloc[0]}." for name in once]
+    levels = [*({"hook point"} - set(once)), "claim"]
+    held = [name for name in shown.columns if name not in (*levels, *once) and (shown[name] != "").any()]
+    return DisplayTable(shown.set_index(levels)[columns or held], (summary(table), *said), prose=True)
 
 
 def _with_interval(row: pd.Series, digits: int) -> str:

@@ -36,7 +36,7 @@ _TEX = str.maketrans(
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     | {"−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "∅": r"$\emptyset$"}
     | {"→": r"$\rightarrow$", "←": r"$\leftarrow$", "λ": r"$\lambda$", "Δ": r"$\Delta$", "²": r"\textsuperscript{2}"}
-    | {"‖": r"$\|$", "’": "'", "\N{NARROW NO-BREAK SPACE}": r"\,", "\N{NO-BREAK SPACE}": "~"}
+    | {"‖": r"$\|$", "·": r"$\cdot$", "Σ": r"$\Sigma$", "’": "'", "\N{NARROW NO-BREAK SPACE}": r"\,", "\N{NO-BREAK SPACE}": "~"}
 )
 _TEX_SIZES = [{"selector": "footnotesize", "props": ":;"}, {"selector": "setlength", "props": r":{\tabcolsep}{3pt};"}]
 _RULES_BETWEEN_GROUPS = re.compile(r"(?:\\cline\{\d+-\d+\} ?)+\n(\\bottomrule\n)?")
@@ -84,7 +84,7 @@ class DisplayTable:
         styler.set_td_classes(self.cells.apply(lambda row: [_published(row.name)] * len(row), axis=1, result_type="broadcast"))
         caption = f"<strong>{escape(label)}.</strong> {escape(self._said(caption))}" if label else escape(self._said(caption))
         return (
-            '<figure style="margin: 0">\n'
+            '<figure style="margin: 0 0 1em">\n'
             f'<figcaption style="max-width: 50rem; margin-bottom: 0.6em">{caption}</figcaption>\n'
             f'<div style="overflow-x: auto">\n{styler.to_html()}</div>\n</figure>\n'
         )
@@ -95,12 +95,24 @@ class DisplayTable:
         styler = (
             Styler(self.cells).format(_tex).format_index(_tex).format_index(_tex, axis="columns").hide(axis="index", names=True)
         )
-        form = {"hrules": True, "multirow_align": "naive", "clines": "skip-last;data", "label": f"tab:{name}"}
-        form["caption"] = (f"{_tex(label)}. {_tex(self._said(caption))}", _tex(label))
+        form = {
+            "hrules": True,
+            "multirow_align": "naive",
+            "clines": "all;data" if self.prose else "skip-last;data",
+            "label": f"tab:{name}",
+        }
+        heading = _tex(label.rpartition(": ")[2])  # without the paper's number, for the document has its own
+        heading = heading[:1].upper() + heading[1:]
+        form["caption"] = (f"{heading}. {_tex(self._said(caption))}", heading)
         if self.prose:
-            share = f">{{\\raggedright\\arraybackslash}}p{{{0.88 / (levels + columns):.3f}\\linewidth}}"
-            text = styler.to_latex(**form, environment="longtable", column_format=share * (levels + columns))
-            text = f"% \\usepackage{{array,booktabs,longtable}}\n\\begingroup\\footnotesize\n{text}\\endgroup\n"
+            width = self.cells.reset_index().map(len).max().clip(18, 60) ** 0.5
+            widths = [f">{{\\raggedright\\arraybackslash}}p{{{share:.3f}\\linewidth}}" for share in 0.9 * width / width.sum()]
+            text = styler.to_latex(**form, environment="longtable", column_format="".join(widths))
+            text = text.replace(f"\\caption[]{{{form['caption'][0]}}}", f"\\caption[]{{{heading}, continued.}}")
+            text = (
+                "% \\usepackage{array,booktabs,longtable}\n"
+                f"\\begingroup\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n{text}\\endgroup\n"
+            )
         else:
             styler.set_table_styles(_TEX_SIZES)
             text = styler.to_latex(**form, position_float="centering", column_format="l" * levels + "r" * columns)
@@ -128,6 +140,7 @@ class DisplayTable:
         }
         if self.prose:
             rules["th, td, td"] = "text-align: left; white-space: normal;"
+            rules[""] += " min-width: 60em;"
         return [{"selector": selector, "props": props} for selector, props in rules.items()]
 
 
