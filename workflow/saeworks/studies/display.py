@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -29,7 +30,7 @@ body {{ margin: 1.5rem auto; max-width: 75rem; padding: 0 1rem; font: 14px/1.45 
 {body}</body>
 </html>
 """
-# pdflatex knows the letters of Latin-1 and the dashes; of the others those that tables use
+# characters that LaTeX reads as commands, and those outside Latin-1 that tables use and pdflatex does not know
 _TEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -38,7 +39,6 @@ _TEX = str.maketrans(
     | {"→": r"$\rightarrow$", "←": r"$\leftarrow$", "λ": r"$\lambda$", "Δ": r"$\Delta$", "²": r"\textsuperscript{2}"}
     | {"‖": r"$\|$", "·": r"$\cdot$", "Σ": r"$\Sigma$", "’": "'", "\N{NARROW NO-BREAK SPACE}": r"\,", "\N{NO-BREAK SPACE}": "~"}
 )
-_TEX_SIZES = [{"selector": "footnotesize", "props": ":;"}, {"selector": "setlength", "props": r":{\tabcolsep}{3pt};"}]
 _RULES_BETWEEN_GROUPS = re.compile(r"(?:\\cline\{\d+-\d+\} ?)+\n(\\bottomrule\n)?")
 
 
@@ -57,7 +57,7 @@ class DisplayTable:
     notes: tuple[str, ...] = ()
     prose: bool = False
 
-    def write(self, stem: Path | str, label: str, caption: str, kinds: tuple[str, ...] = ("html", "tex", "csv")) -> None:
+    def write(self, stem: Path | str, label: str, caption: str, kinds: tuple[str, ...]) -> None:
         """Write `<stem>.<kind>`, each atomically; equal tables give equal bytes.
 
         Args:
@@ -76,48 +76,46 @@ class DisplayTable:
             with atomic_path(f"{stem}.{kind}") as partial:
                 partial.write_text(texts[kind](), encoding="utf-8")
 
-    def html(self, name: str, label: str = "", caption: str = "") -> str:
+    def html(self, name: str, label: str, caption: str) -> str:
         """A part of a page: the table with its own style sheet, which holds for this table alone."""
         styler = Styler(self.cells, uuid=name, cell_ids=False)
         styler.format(escape="html").format_index(escape="html").format_index(escape="html", axis="columns")
         styler.hide(axis="index", names=True).set_table_styles(self._styles())
         styler.set_td_classes(self.cells.apply(lambda row: [_published(row.name)] * len(row), axis=1, result_type="broadcast"))
-        caption = f"<strong>{escape(label)}.</strong> {escape(self._said(caption))}" if label else escape(self._said(caption))
         return (
-            '<figure style="margin: 0 0 1em">\n'
-            f'<figcaption style="max-width: 50rem; margin-bottom: 0.6em">{caption}</figcaption>\n'
+            '<figure style="margin: 0 0 1em">\n<figcaption style="max-width: 50rem; margin-bottom: 0.6em">'
+            f"<strong>{escape(label)}.</strong> {escape(self._said(caption))}</figcaption>\n"
             f'<div style="overflow-x: auto">\n{styler.to_html()}</div>\n</figure>\n'
         )
 
     def latex(self, name: str, label: str, caption: str) -> str:
         """A `table` environment, or a `longtable` of prose, for a document that loads the packages named in its first line."""
-        levels, columns = self.cells.index.nlevels, len(self.cells.columns)
         styler = (
             Styler(self.cells).format(_tex).format_index(_tex).format_index(_tex, axis="columns").hide(axis="index", names=True)
         )
-        form = {
-            "hrules": True,
-            "multirow_align": "naive",
-            "clines": "all;data" if self.prose else "skip-last;data",
-            "label": f"tab:{name}",
-        }
         heading = _tex(label.rpartition(": ")[2])  # without the paper's number, for the document has its own
         heading = heading[:1].upper() + heading[1:]
-        form["caption"] = (f"{heading}. {_tex(self._said(caption))}", heading)
-        if self.prose:
-            width = self.cells.reset_index().map(len).max().clip(18, 60) ** 0.5
-            widths = [f">{{\\raggedright\\arraybackslash}}p{{{share:.3f}\\linewidth}}" for share in 0.9 * width / width.sum()]
-            text = styler.to_latex(**form, environment="longtable", column_format="".join(widths))
-            text = text.replace(f"\\caption[]{{{form['caption'][0]}}}", f"\\caption[]{{{heading}, continued.}}")
-            text = (
-                "% \\usepackage{array,booktabs,longtable}\n"
-                f"\\begingroup\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n{text}\\endgroup\n"
-            )
-        else:
-            styler.set_table_styles(_TEX_SIZES)
-            text = styler.to_latex(**form, position_float="centering", column_format="l" * levels + "r" * columns)
-            text = f"% \\usepackage{{booktabs}}\n{text}"
+        captions = f"{heading}. {_tex(self._said(caption))}", heading
+        form = {"caption": captions, "label": f"tab:{name}", "hrules": True, "multirow_align": "naive"}
+        text = self._longtable(styler, form) if self.prose else self._table(styler, form)
         return _RULES_BETWEEN_GROUPS.sub(lambda rules: rules[1] or "\\addlinespace\n", text)
+
+    def _table(self, styler: Styler, form: dict[str, Any]) -> str:
+        columns = "l" * self.cells.index.nlevels + "r" * len(self.cells.columns)
+        styler.set_table_styles(
+            [{"selector": "footnotesize", "props": ":;"}, {"selector": "setlength", "props": r":{\tabcolsep}{3pt};"}]
+        )
+        text = styler.to_latex(**form, clines="skip-last;data", position_float="centering", column_format=columns)
+        return f"% \\usepackage{{booktabs}}\n{text}"
+
+    def _longtable(self, styler: Styler, form: dict[str, Any]) -> str:
+        width = self.cells.reset_index().map(len).max().clip(18, 60) ** 0.5
+        columns = "".join(f">{{\\raggedright\\arraybackslash}}p{{{0.9 * w / width.sum():.3f}\\linewidth}}" for w in width)
+        text = styler.to_latex(**form, clines="all;data", environment="longtable", column_format=columns)
+        whole, heading = form["caption"]
+        text = text.replace(f"\\caption[]{{{whole}}}", f"\\caption[]{{{heading}, continued.}}")
+        size = "\\begingroup\\footnotesize\\setlength{\\tabcolsep}{3pt}"
+        return f"% \\usepackage{{array,booktabs,longtable}}\n{size}\n{text}\\endgroup\n"
 
     def _said(self, caption: str) -> str:
         return " ".join([caption, *self.notes]).strip()
