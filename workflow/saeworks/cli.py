@@ -135,7 +135,7 @@ COMMANDS = {
     ),
     "figure": Command(
         "studies.draw",
-        "draw one figure from the tables",
+        "draw one figure or write one display table from the tables",
         {"name": "figure", "spec": "its configuration block as JSON", "tables": "folder of tables", "out": "path without suffix"},
         function="figure",
         uses_torch=False,
@@ -147,12 +147,13 @@ COMMANDS = {
             "name": "notebook of workflow/notebooks",
             "tables": "folder of tables",
             "figures": "folder of figures",
-            "drawn": "names of the figures that the experiment has, comma-separated",
+            "drawn": "names of the figures and display tables that the experiment has",
             "experiment": "experiment name",
             "out-ipynb": "executed notebook",
             "out-html": "the same as HTML",
         },
         function="notebook",
+        repeated=("drawn",),
         uses_torch=False,
     ),
     "test-claims": Command(

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..config.figures import Exhibit
 from .study import Column, Study, Table
 
-__all__ = ["Column", "Study", "Table", "figures", "studies", "study_of_table"]
+__all__ = ["Column", "Study", "Table", "caption", "figures", "studies", "study_of_table"]
 
 
 @cache
@@ -34,3 +34,9 @@ def figures() -> dict[str, tuple[Study, type[Exhibit]]]:
 def study_of_table() -> dict[str, Study]:
     """The study that writes each table, by the table's name."""
     return {table: study for study in studies().values() for table in study.tables}
+
+
+def caption(name: str) -> str:
+    """The caption of a figure or display table, in one line; that of a display table stands in its files too."""
+    study, _ = figures()[name]
+    return " ".join((Path(__file__).parent / study.name / f"{name}.rst").read_text(encoding="utf-8").split())

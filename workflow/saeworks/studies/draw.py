@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ..config.base import parse
 from ..config.figures import FigureStyle, TableStyle
 from ..store.errors import UserError, did_you_mean
-from . import figures
+from . import caption, figures
 from .display import DisplayTable
 from .plot import LOOK, save
 
@@ -48,12 +48,6 @@ def drawn(name: str, tables: Path, config: FigureStyle) -> Figure:
 def displayed(name: str, tables: Path, config: TableStyle) -> DisplayTable:
     """The display table `name`."""
     return _module(name).table(Path(tables), config)
-
-
-def caption(name: str) -> str:
-    """The caption of a figure or display table, in one line."""
-    study, _ = figures()[name]
-    return " ".join((Path(__file__).parent / study.name / f"{name}.rst").read_text(encoding="utf-8").split())
 
 
 def _module(name: str) -> ModuleType:
