@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from saeworks.config import document
 from saeworks.config.base import Frozen
 from saeworks.config.experiment import Experiment, PretrainExperiment
+from saeworks.config.figures import FigureStyle
 from saeworks.config.studies import FiguresConfig
 from saeworks.store.errors import UserError
 
@@ -53,12 +54,17 @@ def test_every_key_is_in_the_readme_with_type_default_and_meaning():
     expected = _leaf_keys(experiment, experiment, "") | _leaf_keys(pretrain, pretrain, "")
     rows = _rows()
     shown = {row[0].strip("`") for row in rows}
-    figures = FiguresConfig.model_fields.keys()  # what they share is shown once
+    # what pictures share is shown once
+    figures = [name for name, field in FiguresConfig.model_fields.items() if issubclass(field.annotation, FigureStyle)]
     shown |= {key.replace("<name>", figure) for key in shown if key.startswith("figures.<name>.") for figure in figures}
     blocks = Experiment.model_fields.keys() - {"experiment", "train_together", "draw"}
     assert expected - shown == set()
     assert {key for key in shown if not key.startswith("figures.<name>.")} - expected == blocks
     assert all(len(row) == 4 and all(row) for row in rows)
+
+
+def test_the_readme_names_the_blocks_without_keys():
+    assert "\nWithout keys: `selection_table`, `wall_clock`.\n" in document.readme()
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
-from tests.studies.drawing import edit
+from tests.studies.drawing import TWO_LAYERS, edit
 from tests.studies.made_up import HOOK, all_claims, papers_pattern, sweep_tables
+from tests.studies.shown import html_rows, tex_rows
 
 from saeworks.store.errors import UserError
 from saeworks.studies import claims as verdicts
@@ -518,6 +520,28 @@ def test_markdown_names_the_hook_point_where_there_are_several(make_tables):
     assert f"\n* {HOOK}, *no two runs differ in their seed only*: " in text
 
 
+def _assert_shown(written: Path, found: pd.DataFrame) -> None:
+    """The page has every claim with all that is known of it, the LaTeX table what a page of print has room for."""
+    shown = verdicts.readable(found)
+    brief = ["claim", "published", "source", "ours [interval]", "verdict"]
+    lines = html_rows((written / "claims.html").read_text())
+    assert (
+        lines == shown[[*brief, "interval is", "test", "note"]].to_numpy().tolist()
+    )  # of one model and hook point, without power
+    page = (written / "claims.html").read_text()
+    assert verdicts.summary(found) in page and "Model: toy. Hook point: blocks.4.hook_resid_pre." in page
+    in_print = tex_rows((written / "claims.tex").read_text())
+    assert [row[-1] for row in in_print] == found["verdict"].tolist() and {len(row) for row in in_print} == {len(brief)}
+
+
+def test_a_page_of_claims_names_the_hook_point_where_there_are_several_and_power_where_it_is_known(make_tables):
+    hooks = [TWO_LAYERS[0], HOOK]
+    found = all_claims(make_tables(hook_points=hooks, seeds=(0,))).assign(power="50 %")
+    shown = verdicts.display(found)
+    assert shown.cells.index.names == ["hook point", "claim"] and "power" in shown.cells.columns
+    assert list(dict.fromkeys(row[0] for row in html_rows(shown.html("claims", "A", "B.")))) == hooks
+
+
 def test_the_table_of_claims_is_written_and_printed_for_one_experiment_or_several(make_tables, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
@@ -528,6 +552,7 @@ def test_the_table_of_claims_is_written_and_printed_for_one_experiment_or_severa
     pd.testing.assert_frame_equal(stored, found)
     assert list(stored.columns) == verdicts.COLUMNS and (written / "claims.csv").exists()
     assert (stored["source"] != "").all() and (stored["criterion"] != "").all()
+    _assert_shown(written, found)
     verdicts.print_claims(["one"])
     alone = capsys.readouterr().out
     assert alone == f"{verdicts.summary(found)}\n\n{verdicts.markdown(found)}\n"

@@ -1,4 +1,4 @@
-"""Figures and tables of the selected runs: what is drawn, beside the paper's numbers, on made-up tables."""
+"""Figures of the selected runs: what is drawn, beside the paper's numbers, on made-up tables."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ import pytest
 from tests.studies.drawing import assert_nothing_clipped, edit, texts
 from tests.studies.made_up import NORM, with_evaluation
 
-from saeworks.config.training import RunSpec
 from saeworks.studies.draw import drawn
-from saeworks.studies.fidelity import cosines, explained_variance, norm_table, norms
-from saeworks.studies.fidelity.settings import CosinesFigure, ExplainedVarianceFigure, NormsFigure, NormTableFigure
+from saeworks.studies.fidelity import cosines, explained_variance, norms
+from saeworks.studies.fidelity.settings import CosinesFigure, ExplainedVarianceFigure, NormsFigure
 from saeworks.studies.paper import L2_RATIO, SELECTED
-from saeworks.studies.reading import ARCHITECTURES
-from saeworks.studies.runs import selection_table
-from saeworks.studies.runs.settings import SelectionTableFigure
 
 FIGURES = {
-    "selection_table": (selection_table, SelectionTableFigure),
-    "norm_table": (norm_table, NormTableFigure),
     "norms": (norms, NormsFigure),
     "cosines": (cosines, CosinesFigure),
     "explained_variance": (explained_variance, ExplainedVarianceFigure),
@@ -32,104 +26,17 @@ def tables(make_tables):
     return with_evaluation(make_tables())
 
 
-def lines(figure) -> list[list[str]]:
-    """The cells of a table figure, line by line from the top."""
-    found: dict[float, list[tuple[float, str]]] = {}
-    for text in figure.axes[0].texts:
-        x, y = text.get_position()
-        found.setdefault(np.floor(y), []).append((x, text.get_text()))
-    return [[text for _, text in sorted(found[y])] for y in sorted(found)]
-
-
-@pytest.mark.parametrize("width", [5.5, 3.25])
-@pytest.mark.parametrize("name", ["selection_table", "norm_table"])
-def test_cells_do_not_overlap(make_tables, name, width):
-    figure = drawn(
-        name,
-        with_evaluation(make_tables(objectives=("local",), architectures=tuple(ARCHITECTURES))),
-        FIGURES[name][1](width=width),
-    )
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
-    assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_what_was_not_measured_is_left_out(tables, name):
+def test_what_was_not_measured_is_left_out(tables):
     chosen = pd.read_parquet(tables / "selection.parquet").query("objective == 'e2e'")["run"].iloc[0]
     edit(tables, "fidelity", lambda t: t[(t["run"] != chosen) | (t["metric"] == "ce")])
     edit(tables, "tokens", lambda t: t[t["run"] != chosen])
     edit(tables, "runs", lambda t: t.assign(grad_norm=np.nan))
-    figure = drawn(name, tables, FIGURES[name][1]())
-    assert_nothing_clipped(figure)
-    assert "nan" not in texts(figure)
-    if "table" in name:
-        assert "–" in texts(figure)
-    if name in ("norms", "cosines"):
-        assert "no tokens were sampled" in " ".join(texts(figure).split())
-
-
-def test_the_selection_table_shows_our_runs_with_the_tolerance_and_then_the_paper_s(tables):
-    metrics = pd.read_parquet(tables / "fidelity.parquet").query("positions == 'all' and layer == -1")
-    values = metrics.pivot(index="run", columns="metric", values="value")
-    selection = pd.read_parquet(tables / "selection.parquet")
-    found = lines(selection_table.draw(tables, SelectionTableFigure()))
-    assert found[0] == ["", "λ or k", "L0", "alive", "grad norm", "ΔCE (nats)"]
-    starts = {row[0]: i for i, row in enumerate(found) if row[0].startswith("Similar")}
-    assert len(starts) == 3
-    for (title, start), (criterion, metric) in zip(
-        starts.items(), [("similar_ce", "ce_increase"), ("similar_l0", "l0"), ("similar_alive", "alive_features")], strict=True
-    ):
-        here = selection[selection["criterion"] == criterion].set_index("objective")["run"]
-        ratio = values.loc[here, metric].max() / values.loc[here, metric].min()
-        assert found[start + 1][0].startswith("blocks.4.hook_resid_pre: ") and found[start + 1][0].endswith(f" {ratio:.3g}"), (
-            title
-        )
-        for i, (objective, label, λ) in enumerate((("local", "local", 6), ("e2e", "e2e", 1.5), ("e2e_ds", "e2e+ds", 20))):
-            v = values.loc[here[objective]]
-            numbers = [f"{v['l0']:.1f}", f"{v['alive_features']:.0f}", "0.25", f"{v['ce_increase']:.3f}"]
-            assert found[start + 2 + i] == [label, f"{λ:g}", *numbers]
-    layer_6 = found.index(["Braun et al. 2024, GPT-2 small, layer 6"], starts["Similar L0 (Table 3)"])
-    assert found[layer_6 + 1] == ["local", "6", "42.8", "21k", "0.13", "0.228"]
-    assert found[layer_6 + 3] == ["e2e+ds", "50", "36.8", "15k", "3.27", "0.124"]
-    assert found[-1] == ["Braun et al. 2024: values not published"]
-    assert len(found) == 1 + 3 * (2 + 3) + 2 * 3 * 4 + 1
-
-
-def test_the_selection_table_says_k_for_the_topk_family(make_tables):
-    tables = with_evaluation(make_tables(architectures=("relu", "topk"), hook_points=HOOKS))
-    found = lines(selection_table.draw(tables, SelectionTableFigure()))
-    assert [row[1] for row in found if row[0] == "e2e, TopK"] == ["k = 32"] * 6
-    assert [row[1] for row in found if row[0] == "e2e, ReLU"] == ["1.5"] * 6
-
-
-def test_selected_runs_for_the_reader(tables):
-    chosen = selection_table.selected(tables)
-    assert chosen.groupby("criterion", sort=False).size().to_dict() == {"similar_ce": 3, "similar_l0": 3, "similar_alive": 3}
-    assert {"run", "hook_point", "objective", "l0", "alive_features", "grad_norm", "ce_increase", "tolerance"} <= set(chosen)
-    metrics = (
-        pd.read_parquet(tables / "fidelity.parquet").query("positions == 'all' and metric == 'l0'").set_index("run")["value"]
-    )
-    assert chosen["l0"].tolist() == metrics[chosen["run"]].tolist()
-
-
-def test_a_selection_table_needs_two_kinds_of_runs():
-    def spec(objective, hook_point="blocks.1.hook_resid_pre"):
-        return RunSpec(name="a", group="a", hook_point=hook_point, objective=objective, sparsity_coeff=1.0, seed=0, training={})
-
-    applies = SelectionTableFigure.applies
-    assert applies([spec("local"), spec("e2e")])
-    assert not applies([spec("local"), spec("local", "blocks.2.hook_resid_pre")])
-
-
-def test_the_norm_table_has_position_0_and_the_rest_apart(tables):
-    found = lines(norm_table.draw(tables, NormTableFigure(decimals=3)))
-    assert found[0] == ["", "position 0", "later positions"]
-    ours = [("local, λ = 6", "local"), ("e2e, λ = 1.5", "e2e"), ("e2e+ds, λ = 20", "e2e_ds")]
-    assert found[3:6] == [[name, "1.000", f"{NORM[objective]:.3f}"] for name, objective in ours]
-    layer_2 = found.index(["Braun et al. 2024, GPT-2 small, layer 2"])
-    assert found[layer_2 + 1 : layer_2 + 4] == [["local", "1.00", "0.98"], ["e2e", "0.16", "0.67"], ["e2e+ds", "0.14", "0.74"]]
+    for name, (_, config) in FIGURES.items():
+        figure = drawn(name, tables, config())
+        assert_nothing_clipped(figure)
+        assert "nan" not in texts(figure)
+        if name in ("norms", "cosines"):
+            assert "no tokens were sampled" in " ".join(texts(figure).split())
 
 
 def test_published_numbers_have_every_layer_and_objective():

@@ -37,7 +37,7 @@ COMMANDS = {
     "measure": Command("studies.measure:measure"),
     "gather": Command("studies.gather:gather", computes=False),
     "test-claims": Command("studies.claims:write_claims", computes=False),
-    "agreement-data": Command("studies.agreement.data:main", computes=False),
+    "agreement-data": Command("studies.agreement.data:download_items", computes=False),
     "figure": Command("studies.draw:figure", computes=False),
-    "notebook": Command("studies.notebook:main", computes=False),
+    "notebook": Command("studies.notebook:notebook", computes=False),
 }

@@ -16,7 +16,7 @@ from ..config.model import local_files
 from ..config.objectives import OBJECTIVES, loss_functions, objective_facts
 from ..config.recipes import settings_without_effect
 from ..config.training import RunSpec
-from ..studies import Study, caption_of, studies, study_of_table
+from ..studies import Study, caption, studies, study_of_table
 from .code import Code
 from .job import Job, Settings
 from .notebook import notebook_hash
@@ -277,7 +277,7 @@ class ExperimentPlan(State):
             Settings.of(figure=settings),
             (f"studies.{study}.{name}:{'table' if shows_table else 'draw'}", "studies.draw:figure"),
             inputs=tuple(f"gather/{owner}" for owner in owners),
-            facts=self._words | ({"caption": [settings.label, caption_of(study, name)]} if shows_table else {}),
+            facts=self._words | ({"caption": [settings.label, caption(name)]} if shows_table else {}),
         )
 
     def _claims_job(self) -> Job:
@@ -296,7 +296,7 @@ class ExperimentPlan(State):
             f"notebook/{name}",
             tuple(f"{self.results}/notebooks/{name}.{kind}" for kind in ("ipynb", "html")),
             self.record("notebooks", name),
-            entries=("studies.notebook:main",),
+            entries=("studies.notebook:notebook",),
             inputs=(
                 *(f"gather/{study}" for study in self.gathered),
                 *(f"figure/{figure}" for figure in self.reproducible_figures),

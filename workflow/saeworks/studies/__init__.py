@@ -13,7 +13,7 @@ from pathlib import Path
 from ..config.figures import Exhibit
 from .study import Column, Study, Table
 
-__all__ = ["Column", "Study", "Table", "caption_of", "figures", "studies", "study_of_table"]
+__all__ = ["Column", "Study", "Table", "caption", "figures", "studies", "study_of_table"]
 
 
 @cache
@@ -36,6 +36,7 @@ def study_of_table() -> dict[str, Study]:
     return {table: study for study in studies().values() for table in study.tables}
 
 
-def caption_of(study: str, figure: str) -> str:
-    """The caption of a figure or display table, in one line."""
-    return " ".join((Path(__file__).parent / study / f"{figure}.rst").read_text(encoding="utf-8").split())
+def caption(name: str) -> str:
+    """The caption of a figure or display table, in one line; that of a display table stands in its files too."""
+    study, _ = figures()[name]
+    return " ".join((Path(__file__).parent / study.name / f"{name}.rst").read_text(encoding="utf-8").split())

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ..config.base import Json, parse
 from ..config.figures import FigureStyle, TableStyle
 from ..store.errors import UserError, did_you_mean
-from . import caption_of, figures
+from . import caption, figures
 from .display import DisplayTable
 from .plot import save, theme
 
@@ -33,7 +33,7 @@ def figure(name: str, /, spec: Json, tables: str, out: str) -> None:
         raise UserError(f"there is no figure {name!r}{did_you_mean(name, list(figures()))}; there are {', '.join(figures())}.")
     config = parse(figures()[name][1], json.loads(spec), f"figures.{name}")
     if isinstance(config, TableStyle):
-        displayed(name, Path(tables), config).write(out, config.label, caption_of(figures()[name][0].name, name), config.kinds)
+        displayed(name, Path(tables), config).write(out, config.label, caption(name), config.kinds)
     else:
         save(drawn(name, Path(tables), config), out, config.dpi)
 

@@ -16,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..store.errors import UserError
 from ..store.files import atomic_path
-from ..store.provenance import notebook_path
+from ..plan.notebook import notebook_path
 
 _KERNEL = "python3"
 # The usual look without the scripts that a browser would fetch from elsewhere: the page must read the same with no network.
@@ -43,7 +43,7 @@ main { max-width: 72rem; margin: 0 auto; }
 """
 
 
-def main(name: str, tables: str, figures: str, drawn: list[str], experiment: str, out_ipynb: str, out_html: str) -> None:
+def notebook(name: str, tables: str, figures: str, drawn: list[str], experiment: str, out_ipynb: str, out_html: str) -> None:
     """Execute a notebook on the tables and figures of an experiment, and export it as one HTML file.
 
     Args:
@@ -64,18 +64,18 @@ def main(name: str, tables: str, figures: str, drawn: list[str], experiment: str
 def run_notebook(
     source: str | Path, tables: str, figures: str, drawn: list[str], experiment: str, out_ipynb: str, out_html: str
 ) -> None:
-    """`main` for the notebook file `source`. Paths in the working directory are passed relative to it, and so enter the output."""
+    """`notebook` for the notebook file `source`. Paths in the working directory are passed relative to it, and so enter the output."""
     for path in (source, tables, figures):
         if not Path(path).exists():
             raise UserError(f"{path} is missing; run the stage that makes it, or fetch it with `dvc pull`.")
     parameters = {"experiment": experiment, "tables": _relative(tables), "figures": _relative(figures), "drawn": drawn}
-    notebook = _execute(source, parameters)
-    _strip(notebook, parameters)
+    executed = _execute(source, parameters)
+    _strip(executed, parameters)
     html, _ = HTMLExporter(
         extra_loaders=[DictLoader({"saeworks.html.j2": _TEMPLATE})], template_file="saeworks.html.j2"
-    ).from_notebook_node(notebook)
+    ).from_notebook_node(executed)
     with atomic_path(out_ipynb) as partial:
-        nbformat.write(notebook, partial)
+        nbformat.write(executed, partial)
     with atomic_path(out_html) as partial:
         partial.write_text(html, encoding="utf-8")
 
@@ -86,7 +86,15 @@ def _relative(path: str) -> str:
 
 def _execute(source: str | Path, parameters: dict[str, Any]) -> NotebookNode:
     try:
-        return execute_notebook(source, None, parameters, kernel_name=_KERNEL, language="python", progress_bar=False)
+        return execute_notebook(
+            source,
+            None,
+            parameters,
+            kernel_name=_KERNEL,
+            language="python",
+            progress_bar=False,
+            shutdown_kernel="immediate",  # else it logs that it was interrupted
+        )
     except PapermillExecutionError as error:
         reason = " ".join(f"{error.ename}: {error.evalue}".split())
         raise UserError(f"notebook {source} failed in cell {error.exec_count}: {reason}") from None

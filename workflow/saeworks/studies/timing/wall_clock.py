@@ -51,11 +51,14 @@ def table(tables: Path, config: WallClockTable) -> DisplayTable:
     """This experiment's training jobs by hook point, and after them the paper's by layer."""
     timing = read_table(tables, "timing", _COLUMNS)
     rows = [*_ours(summary(timing)), *_published()]
+    together, unknown = ((timing["job"] == job).sum() for job in ("together", "unknown"))
     notes = []
-    if together := (timing["job"] == "together").sum():
+    if together:
         notes.append(f"{together} runs were trained together and have no time of their own.")
-    if (unknown := (timing["job"] == "unknown").sum()) or not len(timing):
-        notes.append(f"{unknown} runs have no record of their training.")
+    if unknown or not len(timing):
+        notes.append(
+            f"{unknown} runs have no record of their training." if unknown != 1 else "1 run has no record of its training."
+        )
     return DisplayTable(frame(rows, ("where", "SAE"), ("jobs", "wall-clock", "tokens/s", "× local")), tuple(notes))
 
 
