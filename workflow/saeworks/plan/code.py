@@ -23,6 +23,7 @@ NOT_FOLLOWED = (
     "cli",
     "store.errors",
     "store.provenance",
+    "store.notebooks",
     "training.estimate",
     "sae.architectures:LABEL",
     "sae.architectures:Options",

@@ -16,10 +16,10 @@ from ..config.model import local_files
 from ..config.objectives import OBJECTIVES, loss_functions, objective_facts
 from ..config.recipes import settings_without_effect
 from ..config.training import RunSpec
+from ..store.notebooks import notebook_hash
 from ..studies import Study, caption, studies, study_of_table
 from .code import Code
 from .job import Job, Settings
-from .notebook import notebook_hash
 from .state import State
 
 _AT_MOST_TOGETHER = 64  # runs in one job, since the system limits the length of its command

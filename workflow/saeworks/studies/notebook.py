@@ -16,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..store.errors import UserError
 from ..store.files import atomic_path
-from ..plan.notebook import notebook_path
+from ..store.notebooks import notebook_path
 
 _KERNEL = "python3"
 # The usual look without the scripts that a browser would fetch from elsewhere: the page must read the same with no network.

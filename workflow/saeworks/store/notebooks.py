@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..store.files import content_hash
-from .code import PACKAGE
+from .files import content_hash
+
+_FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 
 
 def notebook_path(name: str) -> Path:
     """Where the source of notebook `name` is."""
-    return PACKAGE.parent / "notebooks" / f"{name}.ipynb"
+    return _FOLDER / f"{name}.ipynb"
 
 
 def notebook_hash(name: str) -> str:
