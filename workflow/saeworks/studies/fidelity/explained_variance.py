@@ -77,7 +77,7 @@ def _draw_metric(panel: Axes, values: pd.DataFrame, metric: str, looks: dict[str
     clipped = swapped.assign(value=swapped["value"].clip(lower=lowest))
     lines(panel, clipped, "layer", "value", crosses, dashes=False, linestyle="none", clip_on=False)
     for layer, below in values[values["value"] < lowest].groupby("layer"):
-        for rank, row in enumerate(below.itertuples()):
+        for rank, row in enumerate(below.sort_values("value", kind="stable").itertuples()):
             panel.annotate(
                 f"{row.value:.3g}", (layer, lowest), (4, 2 + 7 * rank),
                 textcoords="offset points", fontsize=6, color=looks[row.kind]["color"], va="bottom",
