@@ -60,4 +60,4 @@ def draw(tables: Path, config: CrossSeedFigure) -> Figure:
 
 def _pairs(nearest: pd.DataFrame) -> str:
     n_pairs = len(nearest[["run_a", "run_b"]].drop_duplicates())
-    return f"seeds {nearest['seed_a'].iloc[0]}, {nearest['seed_b'].iloc[0]}" if n_pairs == 1 else f"range of {n_pairs} pairs"
+    return f"seeds {nearest['seed_a'].iloc[0]}, {nearest['seed_b'].iloc[0]}" if n_pairs == 1 else f"{n_pairs} pairs"

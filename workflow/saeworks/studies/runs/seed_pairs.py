@@ -26,7 +26,7 @@ def seed_interval(values: pd.Series, confidence: float) -> tuple[float, float]:
 
 
 def draw(tables: Path, config: SeedPairsFigure) -> Figure:
-    """One panel per hook point with runs in several seeds: their L0 against their CE increase, better is up.
+    """One panel per hook point with runs in several seeds: their L0 against their CE increase.
 
     An open marker is one seed. Two seeds are joined by a line; three or more have a cross: their mean and its t interval.
     """
