@@ -53,8 +53,8 @@ def test_norms_are_points_of_the_selected_runs_tokens_with_position_0_apart(tabl
     chosen = pd.read_parquet(tables / "selection.parquet").query("criterion == 'similar_ce'").set_index("objective")["run"]
     for panel, objective in zip(figure.axes, ("local", "e2e", "e2e_ds"), strict=True):
         here = tokens[tokens["run"] == chosen[objective]]
-        rest, first, equal = panel.lines
-        np.testing.assert_array_equal(rest.get_xydata(), here.query("position > 0")[["input_norm", "output_norm"]])
+        (rest,), (first, equal) = panel.collections, panel.lines
+        np.testing.assert_array_equal(rest.get_offsets(), here.query("position > 0")[["input_norm", "output_norm"]])
         np.testing.assert_array_equal(first.get_xydata(), [[30, 30]])  # 20 tokens, all alike
         assert (equal.get_xdata() == equal.get_ydata()).all()
         assert panel.get_xlim() == panel.get_ylim() and panel.get_xscale() == "linear"

@@ -28,14 +28,15 @@ def test_two_seeds_are_joined_and_have_no_interval(make_tables):
 
 def test_three_seeds_have_the_t_interval_of_their_mean_in_both_directions(make_tables):
     figure = seed_pairs.draw(make_tables(objectives=("local",), seeds=(0, 1, 2)), SeedPairsFigure(confidence=0.95))
-    points, across, along = figure.axes[0].lines
+    points = figure.axes[0].lines[0]
+    across, along = (arms.get_segments()[0] for arms in figure.axes[0].collections)
     assert points.get_linestyle() == "None" and len(points.get_xdata()) == 3
-    for arm, values in ((across.get_xdata(), points.get_xdata()), (along.get_ydata(), points.get_ydata())):
+    for arm, values in ((across[:, 0], points.get_xdata()), (along[:, 1], points.get_ydata())):
         mean = sum(values) / 3
         spread = math.sqrt(sum((value - mean) ** 2 for value in values) / 2)
         half = 4.302652729911275 * spread / math.sqrt(3)  # the 97.5 % point of Student's t with 2 degrees of freedom
         assert arm == pytest.approx([mean - half, mean + half])
-    assert across.get_ydata() == pytest.approx([np.mean(points.get_ydata())] * 2)
+    assert across[:, 1] == pytest.approx([np.mean(points.get_ydata())] * 2)
     assert "mean and 95 % interval" in texts(figure)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,7 +37,7 @@ def test_every_point_has_its_place_and_the_colour_of_its_objective(tables):
     here = table[table["first"].str.contains("e2e_ds")]
     drawn = panel.collections[0]
     shades = here["run"].str.contains("local").map({True: "#0072B2", False: "#009E73"})
-    expected = {(x, y, to_rgba(shade, 0.5)) for x, y, shade in zip(here["x"], here["y"], shades, strict=True)}
+    expected = {(x, y, to_rgba(shade, 0.6)) for x, y, shade in zip(here["x"], here["y"], shades, strict=True)}
     assert {(*map(float, p), tuple(c)) for p, c in zip(drawn.get_offsets(), drawn.get_facecolors(), strict=True)} == expected
 
 
@@ -58,8 +59,8 @@ def test_cosines_colour_the_points_and_fill_the_histograms(tables):
     table = pd.read_parquet(folder / "umap.parquet")
     here = table[table["first"].str.contains("e2e_ds")]
     points = figure.axes[0].collections[0]
-    assert points.get_array().tolist() == here["cosine_pca0"].tolist() and points.get_clim() == (-1, 1)
-    first, second = figure.axes[2].patches
-    for patch, run in ((first, here["first"].iloc[0]), (second, here["second"].iloc[0])):
+    shades = matplotlib.colormaps["coolwarm"](here["cosine_pca0"] / 2 + 0.5)
+    assert points.get_facecolors() == pytest.approx(shades, abs=0.01)
+    for line, run in zip(figure.axes[2].lines, here[["first", "second"]].iloc[0], strict=True):
         counts = np.histogram(here.loc[here["run"] == run, "cosine_pca0"], 10, (-1, 1))[0]
-        assert patch.get_data()[0] == pytest.approx(counts / counts.sum())
+        assert line.get_ydata()[:-1] == pytest.approx(counts / counts.sum())

@@ -43,7 +43,7 @@ def draw(tables: Path, config: AgreementFeaturesFigure) -> Figure:
                 say(panel, "not defined: ablation does not change the model", width=16)
             panel.set_xscale("symlog", linthresh=1, linscale=0.3)
             panel.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-            panel.set_xlim(left=0)
+            panel.set_xlim(0, 1.4 * curves["n_kept"].max())
             panel.set_title(TEMPLATES[template])
         for row in block:
             row[0].set_ylabel("Faithfulness")

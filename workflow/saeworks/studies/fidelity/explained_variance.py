@@ -22,6 +22,7 @@ _DEFINITIONS: dict[str, dict[str, Any]] = {
     "": {"dashes": False},
     "_mean_of_ratios": {"dashes": False, "linestyle": "--", "markerfacecolor": "white"},
 }
+_SWAPPED = "_swapped"
 
 
 def draw(tables: Path, config: ExplainedVarianceFigure) -> Figure:
@@ -64,26 +65,23 @@ def draw(tables: Path, config: ExplainedVarianceFigure) -> Figure:
 
 
 def _draw_metric(panel: Axes, values: pd.DataFrame, metric: str, looks: dict[str, dict[str, Any]], lowest: float) -> None:
+    values = values[values["metric"].isin([metric + suffix for suffix in (*_DEFINITIONS, _SWAPPED)])]
     # at an attention or MLP output it is not of the residual stream, as the later ones are
     alone = ~values["hook_point"].str.contains(".hook_resid_", regex=False) & (values["layer"] == values["own_layer"])
     for suffix, style in _DEFINITIONS.items():
         defined = values["metric"] == metric + suffix
-        lines(panel, values[defined & ~alone], "layer", "value", looks, **style)
         lines(panel, values[defined & alone], "layer", "value", looks, **style | {"linestyle": "none"})
-        _name_what_is_below(panel, values[defined & ~alone], looks, lowest)
-    swapped = values[values["metric"] == f"{metric}_swapped"]
-    crosses = {kind: {"color": style["color"], "marker": "x", "linestyle": "-"} for kind, style in looks.items()}
+        lines(panel, values[defined & ~alone], "layer", "value", looks, **style)
+    swapped = values[values["metric"] == metric + _SWAPPED]
+    crosses = {kind: style | {"marker": "x"} for kind, style in looks.items()}
     clipped = swapped.assign(value=swapped["value"].clip(lower=lowest))
     lines(panel, clipped, "layer", "value", crosses, dashes=False, linestyle="none", clip_on=False)
-    _name_what_is_below(panel, swapped, looks, lowest)
-
-
-def _name_what_is_below(panel: Axes, values: pd.DataFrame, looks: dict[str, dict[str, Any]], lowest: float) -> None:
-    for row in values[values["value"] < lowest].itertuples():
-        panel.annotate(
-            f"{row.value:.3g}", (row.layer, lowest), (4, 2),
-            textcoords="offset points", fontsize=6, color=looks[row.kind]["color"], va="bottom",
-        )  # fmt: skip
+    for layer, below in values[values["value"] < lowest].groupby("layer"):
+        for rank, row in enumerate(below.sort_values("value", kind="stable").itertuples()):
+            panel.annotate(
+                f"{row.value:.3g}", (layer, lowest), (4, 2 + 7 * rank),
+                textcoords="offset points", fontsize=6, color=looks[row.kind]["color"], va="bottom",
+            )  # fmt: skip
 
 
 def _limit(axes: Any, lowest: float) -> None:

@@ -17,7 +17,7 @@ _PANELS = (("l0", "L0", "features per token"), ("alive_features", "Alive feature
 
 
 def draw(tables: Path, config: ParetoFigure) -> Figure:
-    """One row of two panels per hook point: L0 (left) and alive features (right) against CE increase, better is up.
+    """One row of two panels per hook point: L0 (left) and alive features (right) against CE increase.
 
     A line joins the runs of one family, those that differ in sparsity and seed alone, of their lowest seed and in the order of
     L0; runs of further seeds are open markers.

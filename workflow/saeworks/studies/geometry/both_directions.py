@@ -15,11 +15,11 @@ MEANS = [*PAIR, "directions", "features", "value", "ci_low", "ci_high", "random_
 
 
 def draw_both(
-    panel: Axes, heading: str, shade: str, nearest: pd.DataFrame, means: pd.DataFrame, bins: int, joint: str, absent: str
+    panel: Axes, heading: str, shade: str, nearest: pd.DataFrame, means: pd.DataFrame, bins: int, between: str, absent: str
 ) -> None:
     """Cosines of the pairs `nearest`, filled where `forward` and outlined where not, with the means of each direction.
 
-    The title has, under `heading`, the mean of each direction and in brackets, after `joint`, its interval; with several pairs
+    The title has, under `heading`, the mean of each direction and in brackets, after `between`, its interval; with several pairs
     the range of their means. Without pairs the panel says `absent`.
     """
     cosine_axis(panel)
@@ -34,7 +34,7 @@ def draw_both(
         panel.axvline(of_pairs["random_baseline"].mean(), color=GREY, linestyle=":")
         panel.axvline(of_pairs["value"].mean(), color="black", linestyle="--")
         low, high = ("ci_low", "ci_high") if len(of_pairs) == 1 else ("value", "value")
-        lines.append(f"{arrow} {of_pairs['value'].mean():.3f}{joint}[{of_pairs[low].min():.3f}, {of_pairs[high].max():.3f}]")
+        lines.append(f"{arrow} {of_pairs['value'].mean():.3f}{between}[{of_pairs[low].min():.3f}, {of_pairs[high].max():.3f}]")
     panel.set_title("\n".join(lines), fontsize=7)
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..plot import NARROW, colour, kind_panels, legend, only_message
 from ..reading import kind_name, of_kind, read_selection
+from ..seeds import joint
 from ..tables import read_table
 from .both_directions import MEANS, PAIR, draw_both, entries
 from .settings import CrossObjectiveFigure
@@ -45,13 +46,12 @@ def draw(tables: Path, config: CrossObjectiveFigure) -> Figure:
     others = selected[selected["objective"] != "local"]
     if nearest.empty or means.empty:
         return only_message(config, "No hook point has a local run and one of another objective at similar CE increase.")
-    n_kinds = others.groupby("hook_point").size().max()
     x_label = "Cosine" if config.width < NARROW else "Cosine with nearest\nof the other run"
     figure, placed = kind_panels(config, others, x_label, "Fraction of features")
-    joint = "\n" if config.width / min(4, n_kinds) < 1.7 else " "  # of a mean and its interval
+    between = joint(config, figure.axes[0].get_gridspec().ncols)
     for kind, panel in placed.items():
         here, of_pair = (of_kind(frame, *kind) for frame in (nearest, means))
         name = kind_name(*kind[1:], others, joint="\n")
-        draw_both(panel, name, colour(config, kind[1]), here, of_pair, config.bins, joint, "no local run to compare with")
+        draw_both(panel, name, colour(config, kind[1]), here, of_pair, config.bins, between, "no local run to compare with")
     legend(figure, entries("to local", "from local"))
     return figure

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..plot import NARROW, colour, kind_panels, legend, only_message
-from ..reading import kind_name, of_kind, read_runs, sparsity_label
+from ..reading import of_kind, read_runs
+from ..seeds import NO_SEEDS, heading, joint
 from ..tables import read_table
 from .both_directions import MEANS, PAIR, draw_both, entries
 from .settings import CrossSeedFigure
@@ -43,23 +44,20 @@ def draw(tables: Path, config: CrossSeedFigure) -> Figure:
     means = means[(means["directions"] == "decoder") & (means["features"] == "alive") & (means["direction"] != "both")]
     nearest, means = nearest[np.isfinite(nearest["cosine"].astype(float))], means.dropna(subset="value")
     if nearest.empty or means.empty:
-        return only_message(config, "No two runs differ in their seed only: give a run group a second seed (`seeds: [0, 1]`).")
+        return only_message(config, NO_SEEDS)
     runs = read_runs(tables)
     runs = runs[runs["hook_point"].isin(nearest["hook_point"])]
     x_label = "Cosine" if config.width < NARROW else "Cosine with nearest\nof the other seed"
     figure, placed = kind_panels(config, runs, x_label, "Fraction of features")
-    joint = "\n" if config.width < NARROW else " "  # of a mean and its interval
+    between = joint(config, figure.axes[0].get_gridspec().ncols)
     for kind, panel in placed.items():
         here, of_pairs = (of_kind(frame, *kind) for frame in (nearest, means))
-        name = _heading(kind_name(*kind[1:], runs, joint="\n"), here, narrow=config.width < NARROW)
-        draw_both(panel, name, colour(config, kind[1]), here, of_pairs, config.bins, joint, "one seed only")
+        name = heading(here, *kind[1:], runs, between) + (f"\n{_pairs(here)}" if len(here) else "")
+        draw_both(panel, name, colour(config, kind[1]), here, of_pairs, config.bins, between, "one seed only")
     legend(figure, entries("to the higher seed", "to the lower seed"))
     return figure
 
 
-def _heading(name: str, nearest: pd.DataFrame, narrow: bool) -> str:
-    if nearest.empty:
-        return name
+def _pairs(nearest: pd.DataFrame) -> str:
     n_pairs = len(nearest[["run_a", "run_b"]].drop_duplicates())
-    pairs = f"seeds {nearest['seed_a'].iloc[0]}, {nearest['seed_b'].iloc[0]}" if n_pairs == 1 else f"range of {n_pairs} pairs"
-    return f"{name}{chr(10) if narrow else ', '}{sparsity_label(nearest)}\n{pairs}"
+    return f"seeds {nearest['seed_a'].iloc[0]}, {nearest['seed_b'].iloc[0]}" if n_pairs == 1 else f"{n_pairs} pairs"

@@ -23,6 +23,7 @@ _MEANS = {  # metric: marker, label
 }
 _TURNED = {"nearest_a_to_b": "nearest_b_to_a", "nearest_b_to_a": "nearest_a_to_b"}
 _TITLES = {"cross_seed": "Across seeds", "cross_objective": "Across objectives"}
+_SIDE_BY_SIDE = 12  # kinds of pairs that have room beside each other
 
 
 def means(tables: Path) -> pd.DataFrame:
@@ -61,10 +62,10 @@ def draw(tables: Path, config: DirectionOfMaximumFigure) -> Figure:
     groups = {comparison: keys for comparison, keys in groups.items() if keys}
     hooks = [hook_point for hook_point in hook_points(runs) if hook_point in set(found["hook_point"])]
     placed = [(hook_point, comparison) for hook_point in hooks for comparison in groups]
-    if config.width < NARROW:
+    ratios = [max(3, len(keys)) for keys in groups.values()]  # room for the title
+    if config.width < NARROW or sum(ratios) > _SIDE_BY_SIDE:
         figure, axes = panels(config, len(placed), 1, sharey=True)
     else:
-        ratios = [len(keys) for keys in groups.values()]
         figure, axes = panels(config, len(hooks), len(groups), sharey=True, sharex="col", width_ratios=ratios)
     for panel, (hook_point, comparison) in zip(axes.flat, placed, strict=True):
         here = found[(found["hook_point"] == hook_point) & (found["comparison"] == comparison)]

@@ -29,7 +29,8 @@ def draw(tables: Path, config: PcaCorrelationFigure) -> Figure:
     for row, hook_point in zip(axes, hooks, strict=True):
         for panel, (positions, title) in zip(row, _PANELS.items(), strict=True):
             here = measured[(measured["positions"] == positions) & (measured["hook_point"] == hook_point)]
-            lines(panel, here, "direction", "r", looks, markersize=3)
+            pieces = here["r"].isna().groupby(here["kind"]).cumsum()  # between undefined ones, where a line has a gap
+            lines(panel, here.assign(piece=pieces), "direction", "r", looks, markersize=3, units="piece")
             if here["r"].isna().all():
                 say(panel, "the activations do not vary here: every row begins with the same token")
             panel.set_title(title)

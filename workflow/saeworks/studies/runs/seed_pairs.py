@@ -13,6 +13,7 @@ from scipy import stats
 
 from ..plot import GREY, NARROW, OPEN, handles, legend, lines, named_kinds, only_message, panels
 from ..reading import hook_points, read_metrics
+from ..seeds import NO_SEEDS
 from .settings import SeedPairsFigure
 
 _ENOUGH = 3  # seeds for an interval
@@ -25,14 +26,14 @@ def seed_interval(values: pd.Series, confidence: float) -> tuple[float, float]:
 
 
 def draw(tables: Path, config: SeedPairsFigure) -> Figure:
-    """One panel per hook point with runs in several seeds: their L0 against their CE increase, better is up.
+    """One panel per hook point with runs in several seeds: their L0 against their CE increase.
 
     An open marker is one seed. Two seeds are joined by a line; three or more have a cross: their mean and its t interval.
     """
     runs = read_metrics(tables, ["ce_increase", "l0"]).dropna(subset=["ce_increase", "l0"])
     runs = runs[runs.groupby(["hook_point", "settings"])["seed"].transform("nunique") > 1]
     if runs.empty:
-        return only_message(config, "No two runs differ in their seed only: give a run group a second seed (`seeds: [0, 1]`).")
+        return only_message(config, NO_SEEDS)
     runs, looks = named_kinds(config, runs)
     hooks = hook_points(runs)
     n_seeds = runs.groupby(["hook_point", "settings"])["seed"].transform("nunique")

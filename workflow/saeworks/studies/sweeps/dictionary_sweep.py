@@ -13,5 +13,5 @@ SWEEP = Sweep("d_sae", "dictionary size", "{:,}".format)
 
 
 def draw(tables: Path, config: DictionarySweepFigure) -> Figure:
-    """One row of two panels per hook point and objective: L0 (left) and alive features (right) against CE increase, better is up."""
+    """One row of two panels per hook point and objective: L0 (left) and alive features (right) against CE increase."""
     return draw_sweep(tables, config, SWEEP)

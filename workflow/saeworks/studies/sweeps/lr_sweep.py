@@ -13,5 +13,5 @@ SWEEP = Sweep("lr", "learning rate", "{:g}".format)
 
 
 def draw(tables: Path, config: LrSweepFigure) -> Figure:
-    """One row of two panels per hook point and objective: L0 (left) and alive features (right) against CE increase, better is up."""
+    """One row of two panels per hook point and objective: L0 (left) and alive features (right) against CE increase."""
     return draw_sweep(tables, config, SWEEP)

@@ -14,5 +14,5 @@ PANELS = ((L0, CE_INCREASE), (L0, EXPLAINED_VARIANCE))
 
 
 def draw(tables: Path, config: MixturesFigure) -> Figure:
-    """One row of two panels per hook point and objective: CE increase (left) and explained variance (right) against L0, better is up."""
+    """One row of two panels per hook point and objective: CE increase (left) and explained variance (right) against L0."""
     return draw_sweep(tables, config, SWEEP, PANELS)

@@ -13,5 +13,5 @@ SWEEP = Sweep("n_tokens", "training tokens", million, objectives=("local", "e2e"
 
 
 def draw(tables: Path, config: SamplesSweepFigure) -> Figure:
-    """One row of two panels per hook point and objective: L0 (left) and alive features (right) against CE increase, better is up."""
+    """One row of two panels per hook point and objective: L0 (left) and alive features (right) against CE increase."""
     return draw_sweep(tables, config, SWEEP)
