@@ -31,7 +31,8 @@ class ByDensity(Execution):
         self, sae: SAE, x: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"] | None = None, k_aux: int = 0
     ) -> Forward:
         """As the base class; both ways give the same numbers, up to the order of summation."""
-        return (active if active_is_faster(sae, x) else dense).forward(sae, x, dead, k_aux)
+        way = active.forward if active_is_faster(sae, x) else dense.forward
+        return way(sae, x, dead, k_aux)
 
 
 def active_is_faster(sae: SAE, x: Float[Tensor, "B d_in"]) -> bool:
