@@ -59,6 +59,8 @@ _OBJECTIVE = """
     "hidden": Objective(
         "hidden",
         "the residual before the unembedding",
+        "#000000",
+        "v",
         (Term("hidden_mse", 2.0, None, "hidden_mse", "output"), _reconstruction(0.0)),
     ),
 """

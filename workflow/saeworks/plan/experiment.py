@@ -210,14 +210,7 @@ class ExperimentPlan(State):
                 corpus=self.experiment.corpus,
                 model=self.experiment.model,
             ),
-            (
-                _MODEL_CODE,
-                _CORPUS_CODE,
-                _CACHE_CODE,
-                _TRAINING_CODE,
-                *_architectures([spec], loaded=start is not None),
-                *(f"losses:{name}" for name in loss_functions(spec)),
-            ),
+            training_code(spec),
             inputs=(f"train/{start}",) if start else (),
             files=tuple(self.sources()),
             facts={"objective": objective_facts(spec)},
@@ -445,6 +438,15 @@ class ExperimentPlan(State):
         if left := sorted(there - made):
             notes.append(f"not made by this configuration, delete before `dvc commit`: {', '.join(left)}")
         return notes
+
+
+def training_code(spec: RunSpec) -> tuple[str, ...]:
+    """Entries of the code that a run is computed by, with what that looks up by name."""
+    looked_up = [
+        *_architectures([spec], loaded=spec.start_from is not None),
+        *(f"losses:{name}" for name in loss_functions(spec)),
+    ]
+    return (_MODEL_CODE, _CORPUS_CODE, _CACHE_CODE, _TRAINING_CODE, *looked_up)
 
 
 def _architectures(specs: Iterable[RunSpec], loaded: bool = True) -> list[str]:
