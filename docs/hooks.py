@@ -6,8 +6,6 @@ tutorial's page is made from its notebook as it is stored: nothing is executed, 
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -15,12 +13,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nbformat
-import pandas as pd
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
+
+from saeworks.cli.application import application
+from saeworks.cli.commands import COMMANDS
+from saeworks.config.objectives import OBJECTIVES
+from saeworks.studies import caption, studies
+from saeworks.studies.claims import markdown, summary
+from saeworks.studies.display import fragment
+from saeworks.studies.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 _MARKER = re.compile(r"^<!-- saeworks: (\w+)(?: (\S+))? -->$", re.MULTILINE)
@@ -79,59 +84,30 @@ def include(path: str, onto: str) -> str:
 
 def commands() -> str:
     """Every command of the program with its options, those for people first."""
+    found = application().commands
     parts = []
-    for heading, listed in _commands().items():
+    for heading, stage in (("For people", False), ("Stages", True)):
         parts.append(f"## {heading}\n")
-        for name, about, options in listed:
-            rows = [(f"`{option}`", meaning, default) for option, meaning, default in options]
-            parts += [f"### `saeworks {name}`\n", f"{about}\n", _table(["Option", "Meaning", "Default"], rows) if rows else ""]
+        for name in (name for name, command in COMMANDS.items() if command.stage is stage):
+            rows = [_option(parameter) for parameter in found[name].params]
+            options = _table(["Option", "Meaning", "Default"], rows) if rows else ""
+            parts += [f"### `saeworks {name}`\n", f"{found[name].help}\n", options]
     return "\n".join(parts)
 
 
-Option = tuple[str, str, str]  # as it is written, its meaning, its default
-
-
-def _commands() -> dict[str, list[tuple[str, str, list[Option]]]]:
-    try:
-        from saeworks.cli.application import application
-        from saeworks.cli.commands import COMMANDS
-    except ModuleNotFoundError:
-        return _argparse_commands()
-    found: dict[str, list] = {"For people": [], "Stages": []}
-    for name, command in application().commands.items():
-        found["Stages" if COMMANDS[name].stage else "For people"].append(
-            (name, command.help, [_option(p) for p in command.params])
-        )
-    return found
-
-
-def _option(parameter: Any) -> Option:
+def _option(parameter: Any) -> tuple[str, str, str]:
+    """How an option is written, its meaning and its default."""
     written = parameter.name.upper() if parameter.param_type_name == "argument" else ", ".join(parameter.opts)
     default = (
         "required" if parameter.required else f"`{parameter.default}`" if parameter.default not in (None, False, (), []) else ""
     )
-    return written, parameter.help or "", default
-
-
-def _argparse_commands() -> dict[str, list]:
-    from saeworks.cli import _parser
-
-    (subparsers,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
-    listed = []
-    for name, sub in subparsers.choices.items():
-        options = [o for o in sub._actions if o.dest != "help"]
-        rows = [
-            (o.option_strings[0], o.help or "", "required" if o.required else f"`{o.default}`" if o.default else "")
-            for o in options
-        ]
-        listed.append((name, sub.description, rows))
-    return {"Commands": listed}
+    return f"`{written}`", parameter.help or "", default
 
 
 def tables() -> str:
     """Every table of every study: what a row is, and each column's meaning and unit."""
     parts = []
-    for study in _studies().values():
+    for study in studies().values():
         if not study.tables:
             continue
         parts.append(f"## {study.title}\n\n{study.description}\n")
@@ -140,7 +116,7 @@ def tables() -> str:
             rows = [(f"`{column}`", c.meaning, c.unit) for column, c in about.columns.items()]
             parts.append(f"### `{table}`\n\n{about.description}\n\nFiles: {files}\n")
             parts.append(_table(["Column", "Meaning", "Unit"], rows))
-    return "\n".join(parts) or _NO_STUDIES
+    return "\n".join(parts)
 
 
 def conventions() -> str:
@@ -154,17 +130,16 @@ def _markdown(rst: str) -> str:
 
 
 def figures() -> str:
-    """Every figure with its label, its study and its caption."""
+    """Every figure and display table by study: its label, its files and its caption."""
     parts = []
-    for name, study in _studies().items():
+    for study in studies().values():
         if not study.figures:
             continue
         parts.append(f"## {study.title}\n")
-        for figure, style in study.figures.items():
-            caption = ROOT / "workflow" / "saeworks" / "studies" / name / f"{figure}.rst"
-            text = _markdown(" ".join(caption.read_text(encoding="utf-8").split()))
-            parts.append(f"### `{figure}`\n\n**{style.label}.** {text}\n")
-    return "\n".join(parts) or _NO_STUDIES
+        for name, settings in study.figures.items():
+            files = ", ".join(f"`{name}.{kind}`" for kind in settings.kinds)
+            parts.append(f"### `{name}`\n\n**{settings.label}.** {_markdown(caption(name))}\n\nFiles: {files}\n")
+    return "\n".join(parts)
 
 
 def architectures() -> str:
@@ -177,10 +152,6 @@ def architectures() -> str:
 
 def objectives() -> str:
     """Every objective: what it means, and its loss terms with their weights and the keys that set them."""
-    try:
-        from saeworks.config.objectives import OBJECTIVES
-    except ModuleNotFoundError:
-        return ""
     rows = []
     for name, objective in OBJECTIVES.items():
         terms = [f"{t.weight:g} × `{t.name}`" + (f" (`{t.setting}`)" if t.setting else "") for t in objective.terms]
@@ -189,17 +160,26 @@ def objectives() -> str:
 
 
 def claims(experiment: str) -> str:
-    """The papers' claims beside what the experiment shows, as `saeworks claims` prints them; or how to get that table."""
-    path = ROOT / "results" / experiment / "tables" / "claims.parquet"
-    if not path.exists():
-        return (
-            f"!!! note\n    This build has no table of claims: `{path.relative_to(ROOT)}` is missing. `dvc pull` fetches it if it is stored,"
-            " the command above makes it; then `make docs` shows it here.\n"
-        )
-    from saeworks.studies.claims import markdown, summary
-
-    table = pd.read_parquet(path)
+    """The papers' claims beside what an experiment shows, as `saeworks claims` prints them."""
+    path = f"results/{experiment}/tables/claims.parquet"
+    if not (ROOT / path).exists():
+        return _missing(path)
+    table = read_table(ROOT / "results" / experiment / "tables", "claims")
     return f"{summary(table)}\n\n{markdown(table)}\n"
+
+
+def display(table: str) -> str:
+    """A display table, `<experiment>/<name>`."""
+    experiment, name = table.split("/")
+    path = f"results/{experiment}/figures/{name}.html"
+    return fragment(ROOT / path) if (ROOT / path).exists() else _missing(path)
+
+
+def _missing(path: str) -> str:
+    return (
+        f"!!! note\n    This build lacks a table: `{path}` is missing. `dvc pull` fetches it if it is stored, the command of this section"
+        " makes it; then `make docs` shows it here.\n"
+    )
 
 
 def training_speed(threads: str) -> str:
@@ -235,13 +215,6 @@ def _table(heads: list[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def _studies() -> dict:
-    try:
-        return importlib.import_module("saeworks.studies").studies()
-    except ModuleNotFoundError:
-        return {}
-
-
 def _normal(path: PurePosixPath) -> str:
     parts: list[str] = []
     for part in path.parts:
@@ -253,7 +226,7 @@ def _normal(path: PurePosixPath) -> str:
 
 
 _CASES = {"relu": "ReLU", "topk": "TopK", "topk_auxk": "TopK, half dead, AuxK", "gated": "Gated"}
-_NO_STUDIES = "No study is installed."
 _CONTENTS: dict[str, Callable[..., str]] = {
-    f.__name__: f for f in (include, commands, tables, conventions, figures, architectures, objectives, claims, training_speed)
+    f.__name__: f
+    for f in (include, commands, tables, conventions, figures, architectures, objectives, claims, display, training_speed)
 }

@@ -357,6 +357,15 @@ def test_a_new_experiment_belongs_in_the_repository(tmp_path, monkeypatch, capsy
     assert "is not the root of the repository" in capsys.readouterr().err
 
 
+def test_why_takes_the_name_of_a_rule(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    default = str(Path(__file__).resolve().parents[1] / "config" / "config.yaml")
+    assert cli.main(["why", "pareto", "--configfile", default]) == 0
+    assert capsys.readouterr().out == "figure/pareto (results/default/figures/pareto.svg and 1 more): not made yet.\n"
+    assert cli.main(["why", "paretto", "--configfile", default]) == 2
+    assert "did you mean 'pareto'" in capsys.readouterr().err
+
+
 @pytest.fixture
 def tables(tmp_path, monkeypatch) -> Path:
     """Tables of an experiment `one` with two runs, the second never evaluated in KL."""

@@ -22,7 +22,7 @@ from saeworks.training.member import Member
 from saeworks.training.objective import Objective
 from saeworks.training.scratch import RunFolder
 
-pytest.importorskip("triton", reason="Triton is made for Linux only")
+pytest.importorskip("triton", reason="needs Triton: `make kernels`")
 
 _LATER = ["blocks.2.hook_resid_pre", "blocks.3.hook_resid_pre"]
 _CASES = {

@@ -18,7 +18,7 @@ from tests.sae.literal import random
 from tests.sae.test_architectures import assert_literal
 from torch import Tensor
 
-pytest.importorskip("triton", reason="Triton is made for Linux only")
+pytest.importorskip("triton", reason="needs Triton: `make kernels`")
 
 from saeworks.sae.codes import Codes  # noqa: E402
 from saeworks.sae.execution import compact, dense, kernels, packed, trial  # noqa: E402

@@ -409,14 +409,10 @@ class ExperimentPlan(State):
         return [path for job in jobs for path in job.outputs]
 
     def results_at_a_glance(self) -> list[str]:
-        """Lines that end a successful run: where to look."""
-        notebooks = [self.jobs[f"notebook/{name}"].outputs[1] for name in self.notebooks]
-        return [
-            f"Figures   {self.results}/figures",
-            f"Tables    {self.tables}",
-            f"Story     {', '.join(notebooks)}",
-            f"Logs      logs/{self.name}",
-        ]
+        """Lines that end a successful run: where to look, of what is there."""
+        notebooks = [("Story", self.jobs[f"notebook/{name}"].outputs[1]) for name in self.notebooks]
+        found = [("SAEs", self.saes), ("Tables", self.tables), ("Figures", f"{self.results}/figures"), *notebooks]
+        return [f"{what:<9} {path}" for what, path in [*found, ("Logs", f"logs/{self.name}")] if (self.root / path).exists()]
 
     def notes(self) -> list[str]:
         """Sentences about what a user should know before anything runs: missing sources, and results of other configurations."""

@@ -16,7 +16,7 @@ _LISTED = 4  # items of a kind that are named
 _BLOCKS = {"run": "", "figure": "figures.<name>."}  # settings whose block has another name in the configuration
 
 
-def why(target: str, configfile: str | None = None) -> None:
+def why(target: str, /, configfile: str | None = None) -> None:
     """Say what a result was made from and what differs now: which setting, which function, which input.
 
     Args:
