@@ -8,6 +8,8 @@ import pytest
 
 from .conftest import REPOSITORY, snakemake
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stories260k")]
+
 
 @pytest.fixture(scope="module")
 def tables(shared, tmp_path_factory):
@@ -23,7 +25,6 @@ def _table(tables) -> pd.DataFrame:
     return pd.read_parquet(tables / "runs.parquet").set_index("run").join(wide)
 
 
-@pytest.mark.slow
 def test_every_sae_is_finite_and_better_than_zero_ablation(tables):
     table = _table(tables)
     assert len(table) == 12
@@ -33,7 +34,6 @@ def test_every_sae_is_finite_and_better_than_zero_ablation(tables):
     assert table["ce_clean"].between(1.2, 1.7).all()
 
 
-@pytest.mark.slow
 def test_e2e_reaches_a_lower_kl_at_its_l0_than_local_at_comparable_l0(tables):
     table = _table(tables)
     local = table[table["objective"] == "local"].sort_values("l0")

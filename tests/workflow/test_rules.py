@@ -1,0 +1,72 @@
+"""What rule files say to the shell."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+from string import Formatter
+
+import pytest
+
+from saeworks.plan.experiment import ExperimentPlan
+
+from .conftest import HOOK, REPOSITORY, plan_of, tiny_plan
+
+_RULE_FILES = sorted((REPOSITORY / "workflow").rglob("*.smk")) + [REPOSITORY / "Snakefile", REPOSITORY / "workflow" / "Snakefile"]
+# plain words by construction: names of studies, figures and notebooks; fingerprints; a number; and `take`, which is commands
+_PLAIN = {"params.study", "params.studies", "params.name", "params.fingerprint", "params.fingerprints", "threads", "params.take"}
+
+
+def _shell_commands(path: Path) -> list[str]:
+    """The text of every `shell:` of a rule file."""
+    found: list[str] = []
+    lines = iter(path.read_text().splitlines())
+    for line in lines:
+        if line.strip() == "shell:":
+            literals = []
+            for inner in lines:
+                if not inner.strip().startswith(('"', "'")):
+                    break
+                literals.append(inner.strip())
+            found.append(ast.literal_eval(f"({' '.join(literals)})"))
+    return found
+
+
+def _fields(command: str) -> list[tuple[str, str]]:
+    """`(what is filled in, how)` of every field of a command."""
+    return [(name, spec or "") for _, name, spec, _ in Formatter().parse(command) if name is not None]
+
+
+@pytest.mark.parametrize("path", _RULE_FILES, ids=lambda path: path.name)
+def test_every_rule_that_runs_something_is_one_call_of_the_command_line(path):
+    commands = _shell_commands(path)
+    assert len(commands) == len(re.findall(r"\bshell:", path.read_text()))
+    for command in commands:
+        assert command.removeprefix("{params.take}").startswith("saeworks "), command
+
+
+def test_no_value_reaches_a_shell_unquoted():
+    fields = [field for path in _RULE_FILES for command in _shell_commands(path) for field in _fields(command)]
+    assert len(fields) > 50
+    assert {name for name, spec in fields if spec != "q"} <= _PLAIN
+
+
+def test_what_is_not_quoted_are_plain_words(tmp_path):
+    for path in sorted((REPOSITORY / "config").glob("*.yaml")):
+        plan = plan_of(path, tmp_path)
+        words = [plan.fingerprint(job) for job in plan.jobs]
+        if isinstance(plan, ExperimentPlan):
+            words += [*plan.studies, *plan.figures, *plan.notebooks]
+        assert all(re.fullmatch(r"\w+", word) for word in words)
+
+
+def test_a_run_is_taken_over_by_commands_whose_words_are_quoted(tmp_path):
+    plan = tiny_plan(tmp_path, train_together=True)
+    run = f"{HOOK}/local-c1-s0"
+    files, record, end = plan.taking(run).split(" && ")[0], *plan.taking(run).split(" && ")[1].split("; ")
+    assert shlex.split(files) == ["cp", *plan.run_files(run, plan.together), f"{plan.saes}/{run}"]
+    assert shlex.split(record) == ["exec", "cp", f"{plan.together}/{run}/identity.json", plan.jobs[f"train/{run}"].record]
+    assert end == ""
+    assert plan.taking(f"{HOOK}/finetune-c1-s0") == ""
