@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from inspect import signature
 
-import pytest
 from tests.each import each
 from tests.tiny_pipeline import run_spec
 
@@ -62,19 +61,15 @@ def test_which_objectives_need_the_model_and_which_a_run():
     assert {name for name, objective in OBJECTIVES.items() if objective.starts_from_run} == {"finetune"}
 
 
-@pytest.mark.parametrize(
-    ("objective", "changes", "expected"),
-    [
+def test_a_run_names_the_losses_that_it_looks_up():
+    for objective, changes, expected in [
         ("local", {}, {"reconstruction_mse", "l1"}),
         ("local", {"mse_norm": "variance", "penalty": "tanh"}, {"mse_by_variance", "tanh_sparsity"}),
         ("local", {"architecture": "jumprelu"}, {"reconstruction_mse", "l0"}),
         ("e2e", {"architecture": "topk"}, {"reconstruction_mse", "logits_kl"}),
         ("e2e_ds", {"penalty": "lp"}, {"reconstruction_mse", "lp", "logits_kl", "downstream_mse"}),
-    ],
-    ids=str,
-)
-def test_a_run_names_the_losses_that_it_looks_up(objective, changes, expected):
-    assert set(loss_functions(run_spec(objective, **changes))) == expected
+    ]:
+        assert set(loss_functions(run_spec(objective, **changes))) == expected
 
 
 def test_the_penalty_is_the_architecture_s_default_unless_set():

@@ -112,9 +112,9 @@ def test_a_wrong_name_or_setting_is_one_sentence(experiment, tmp_path):
             "configuration key `figures.pareto.x_scale` is 'cubic'; it must be one of linear, log.",
         ),
     ]:
-        usual = {"name": "pareto", "spec": "{}", "tables": str(experiment.tables), "out": str(tmp_path / "pareto")}
+        usual = {"name": "pareto", "spec": "{}", "tables": str(experiment.tables), "out": str(tmp_path / "pareto")} | call
         with pytest.raises(UserError) as caught:
-            figure(**usual | call)
+            figure(usual.pop("name"), **usual)
         assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
         assert not list(tmp_path.iterdir())
 

@@ -145,7 +145,7 @@ from pathlib import Path
 experiment = parse_experiment({experiment!r})
 assert "counts" in experiment.study_names() and "counts" in experiment.figure_names()
 measure("counts", experiment.study_settings("counts").model_dump_json(), "x", "part", "a")
-gather("counts", "x", ["part"])
+gather("counts", ["part"], "results/x/tables")
 figure("counts", "{{}}", "results/x/tables", "out/counts")
 print(*claims(Path("results/x/tables"), ["counts"])[["claim", "verdict", "ours"]].iloc[0])
 """
@@ -169,7 +169,8 @@ print(*claims(Path("results/x/tables"), ["counts"])[["claim", "verdict", "ours"]
 )
 def test_a_wrong_study_or_setting_is_one_sentence(tmp_path, call, sentence):
     with pytest.raises(UserError) as caught:
-        measure(**{"spec": "{}", "experiment": "x", "out": str(tmp_path)} | call)
+        given = {"spec": "{}", "experiment": "x", "out": str(tmp_path)} | call
+        measure(given.pop("study"), **given)
     assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
 
 
@@ -182,9 +183,9 @@ def test_parts_without_rows_leave_the_types_of_the_others(monkeypatch, tmp_path)
             pd.DataFrame(rows if table == "matches" else [], columns=columns if table == "matches" else ["x"]).to_parquet(
                 tmp_path / part / f"{table}.parquet"
             )
-    gather("geometry", "x", ["empty", "full"])
+    gather("geometry", ["empty", "full"], "results/x/tables")
     matches = pd.read_parquet("results/x/tables/matches.parquet")
     assert matches["feature"].dtype == "int64" and len(matches) == 1
-    gather("geometry", "x", ["empty"])
+    gather("geometry", ["empty"], "results/x/tables")
     matches = pd.read_parquet("results/x/tables/matches.parquet")
     assert list(matches.columns) == columns and matches.empty

@@ -96,5 +96,5 @@ def make(root: Path, model: Path, corpus: Path) -> TinyExperiment:
         for at, part in parts.items():
             experiment.measure(study, at, part)
         with contextlib.chdir(root):
-            gather(study.name, NAME, [str(part) for part in parts.values()])
+            gather(study.name, [str(part) for part in parts.values()], str(experiment.tables_of(study)))
     return experiment

@@ -8,14 +8,14 @@ from typing import get_args
 import pytest
 from tests.studies.drawing import edit, legend
 
-from saeworks.config.figures import FigureStyle
-from saeworks.config.training import Architecture, Objective
+from saeworks.config.objectives import OBJECTIVES
+from saeworks.config.training import ArchitectureName, ObjectiveName
 from saeworks.studies.draw import drawn
 from saeworks.studies.fidelity import pareto, residual_mse
 from saeworks.studies.fidelity.settings import ParetoFigure, ResidualMseFigure
 from saeworks.studies.geometry import cross_seed, within_dictionary
 from saeworks.studies.geometry.settings import CrossSeedFigure, WithinDictionaryFigure
-from saeworks.studies.reading import ARCHITECTURES, OBJECTIVES, read_runs
+from saeworks.studies.reading import ARCHITECTURES, read_runs
 
 
 def test_own_settings(make_tables):
@@ -28,7 +28,7 @@ def test_own_settings(make_tables):
 
 def test_pareto_joins_the_first_seed_in_order_of_l0_and_inverts_the_axis(make_tables):
     figure = pareto.draw(make_tables(), ParetoFigure())
-    line, further = (line for line in figure.axes[0].lines if line.get_color() == ParetoFigure().colors["local"])
+    line, further = (line for line in figure.axes[0].lines if line.get_color() == OBJECTIVES["local"].color)
     assert line.get_xdata() == pytest.approx([19.44, 32.4, 54, 90])
     assert further.get_linestyle() == "None" and len(further.get_xdata()) == 1
     bottom, top = figure.axes[0].get_ylim()
@@ -100,7 +100,7 @@ def test_runs_come_in_the_order_of_the_forward_pass_and_of_the_papers(make_table
 
 def test_the_error_at_a_site_inside_a_block_is_not_joined_to_that_of_the_residual_stream(make_tables):
     panel = residual_mse.draw(make_tables(hook_points=("blocks.4.hook_mlp_out",)), ResidualMseFigure()).axes[0]
-    own, later = (line for line in panel.lines if line.get_color() == ResidualMseFigure().colors["local"])
+    own, later = (line for line in panel.lines if line.get_color() == OBJECTIVES["local"].color)
     assert list(own.get_xdata()) == [4] and list(later.get_xdata()) == [5, 6, 7, 8]
     assert (own.get_linestyle(), own.get_marker(), own.get_color()) == ("None", later.get_marker(), later.get_color())
 
@@ -112,5 +112,5 @@ def test_residual_mse_keeps_position_0_apart(make_tables):
 
 
 def test_every_objective_and_architecture_has_its_colour_and_name():
-    assert set(FigureStyle().colors) == set(OBJECTIVES) == set(get_args(Objective))
-    assert set(ARCHITECTURES) == set(get_args(Architecture))
+    assert set(OBJECTIVES) == set(get_args(ObjectiveName))
+    assert set(ARCHITECTURES) == set(get_args(ArchitectureName))

@@ -8,6 +8,7 @@ import pytest
 from tests.studies.drawing import assert_nothing_clipped, edit, texts
 from tests.studies.made_up import NORM, with_evaluation
 
+from saeworks.config.objectives import OBJECTIVES
 from saeworks.studies.draw import drawn
 from saeworks.studies.fidelity import cosines, explained_variance, norms
 from saeworks.studies.fidelity.settings import CosinesFigure, ExplainedVarianceFigure, NormsFigure
@@ -105,7 +106,7 @@ def _lines_of(panel, colour):
 @pytest.mark.parametrize(("positions", "level"), [("rest", 0.5), ("all", 0.6)])
 def test_explained_variance_by_both_definitions_raw_and_normalised(tables, positions, level):
     figure = explained_variance.draw(tables, ExplainedVarianceFigure(positions=positions))
-    local = ExplainedVarianceFigure().colors["local"]
+    local = OBJECTIVES["local"].color
     for panel, shift in zip(figure.axes, (0.0, 0.1), strict=True):
         conventional, paper, swapped = _lines_of(panel, local)
         expected = level * NORM["local"] + 0.03 * np.arange(5) + shift
@@ -119,7 +120,7 @@ def test_explained_variance_by_both_definitions_raw_and_normalised(tables, posit
 
 def test_what_lies_below_the_axis_is_written_at_its_edge(tables):
     figure = explained_variance.draw(tables, ExplainedVarianceFigure())
-    panel, e2e = figure.axes[0], ExplainedVarianceFigure().colors["e2e"]
+    panel, e2e = figure.axes[0], OBJECTIVES["e2e"].color
     value = 1 - 0.5 / NORM["e2e"] ** 3
     assert value < -15 and f"{value:.3g}" in [text.get_text() for text in panel.texts]
     assert _lines_of(panel, e2e)[-1].get_ydata()[0] == -1 and -1.1 < panel.get_ylim()[0] < -1
@@ -131,7 +132,7 @@ def test_what_lies_below_the_axis_is_written_at_its_edge(tables):
 def test_explained_variance_inside_a_block_is_not_joined_to_that_of_the_residual_stream(make_tables):
     tables = with_evaluation(make_tables(hook_points=("blocks.4.hook_mlp_out",)))
     panel = explained_variance.draw(tables, ExplainedVarianceFigure()).axes[0]
-    own, later = _lines_of(panel, ExplainedVarianceFigure().colors["local"])[:2]
+    own, later = _lines_of(panel, OBJECTIVES["local"].color)[:2]
     assert list(own.get_xdata()) == [4] and list(later.get_xdata()) == [5, 6, 7, 8]
     assert own.get_linestyle() == "None" and later.get_linestyle() == "-"
 

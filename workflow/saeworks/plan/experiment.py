@@ -66,7 +66,7 @@ class ExperimentPlan(State):
 
     def part_files(self, study: str, place: str) -> list[str]:
         """Tables of a study at one place."""
-        folder = "/".join(filter(None, [self.tables, study, place]))  # not among the tables of the whole experiment
+        folder = "/".join(filter(None, [self.folder_of(study), study, place]))
         return [f"{folder}/{table}.parquet" for table in self.studies[study].tables]
 
     def part_record(self, study: str, place: str) -> str:
@@ -76,7 +76,7 @@ class ExperimentPlan(State):
 
     def part_folders(self, study: str) -> list[str]:
         """Folders of a study's tables at all places."""
-        return ["/".join(filter(None, [self.tables, study, place])) for place in self.places(study)]
+        return ["/".join(filter(None, [self.folder_of(study), study, place])) for place in self.places(study)]
 
     @staticmethod
     def measurement(study: str, place: str) -> str:

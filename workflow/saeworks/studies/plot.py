@@ -104,7 +104,7 @@ def colour(config: FigureStyle, objective: str) -> str:
     Raises:
         UserError: matplotlib does not know it.
     """
-    value = config.colors.get(objective, OBJECTIVES[objective].color)
+    value = config.colors[objective] if objective in config.colors else OBJECTIVES[objective].color
     if not is_color_like(value):
         raise UserError(f"the figure's `colors.{objective}` is {value!r}, which is no colour; write e.g. '#0072B2' or 'black'.")
     return value
