@@ -81,6 +81,16 @@ def test_without_a_record_or_an_output_nothing_is_current(place):
     assert place.state().stale() == ["first", "second/x"]
 
 
+def test_results_that_are_there_but_not_current_are_marked_and_missing_ones_are_not(place):
+    assert [place.state().mark(name) for name in ("first", "second/x")] == [[], []]
+    changed = place.state(block=_Block(rate=0.4))
+    assert [changed.mark(name) for name in ("first", "second/x")] == [["scratch/stale/first"], ["scratch/stale/second/x"]]
+    assert (place.root / "scratch" / "stale" / "second" / "x").exists()
+    (place.root / "out" / "first").unlink()
+    assert [place.state().mark(name) for name in ("first", "second/x")] == [[], []]
+    assert place.state(block=_Block(rate=0.4)).mark("first") == []
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [

@@ -378,9 +378,9 @@ class ExperimentPlan(State):
         return [f"{self.saes}/{spec.hook_point}/{spec.start_from}/sae_weights.safetensors"] if spec.start_from else []
 
     def training_records(self) -> list[str]:
-        """Benchmark records of the training jobs; a current run that has none is not trained again for it."""
+        """Benchmark records of the training jobs; a run that has not changed and has none is not trained again for it."""
         records = {run: f"{self.results}/benchmarks/train/{run}.tsv" for run in self.specs}
-        return [path for run, path in records.items() if (self.root / path).exists() or not self.is_current(f"train/{run}")]
+        return [path for run, path in records.items() if (self.root / path).exists() or self.differences(f"train/{run}")]
 
     def start_option(self, run: str) -> list[str]:
         """The run that a run continues, as an option of `saeworks train`."""

@@ -70,8 +70,13 @@ class State:
         return all((self.root / path).exists() for path in self.jobs[name].outputs) and not self.differences(name)
 
     def mark(self, name: str) -> list[str]:
-        """A file newer than the results of a job that is not current, so that what goes by times makes it; none for one that is."""
-        if self.is_current(name):
+        """A file newer than the results of a job that is not current, so that what goes by times makes them again.
+
+        None for a job that is current, nor for one whose results are merely missing or not there at all: what goes by times makes
+        these when they are asked for, so that nothing is made for results that are current without it.
+        """
+        there = [(self.root / path).exists() for path in self.jobs[name].outputs]
+        if not any(there) or not self.differences(name):
             return []
         path = self.marks / name
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
