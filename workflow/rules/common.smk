@@ -1,5 +1,5 @@
 # Rules ask the plan (`saeworks.plan`) what there is, where it lies, what it depends on and whether it is current. Snakemake goes by
-# times: so all inputs of a current job are `ancient`, and any other job has one input that is new.
+# times: so a job that is to be made has one input that is new, and all inputs of any other are `ancient`.
 import os
 import shlex
 import shutil

@@ -29,6 +29,8 @@ _CORPUS_FILES = ("train.npy", "eval.npy", "manifest.json")
 _NO_BYTES = ("run.training.checkpoint_every", "activations.shard_tokens")
 _MODEL_CODE, _CORPUS_CODE, _CACHE_CODE = "lm.prepare:prepare", "lm.corpus:build_corpus", "activations.cache:write_cache"
 _GIVEN_BY_START = {"d_sae", "activation_scale"}
+_DATA = ("language_model", "corpus", "activation_cache")
+_TARGETS = ("gather", "figure", "claims", "notebook")  # stages whose results Snakemake makes if nothing is named
 _TRAINING_CODE = "training.run:train_together"
 
 
@@ -340,9 +342,13 @@ class ExperimentPlan(State):
         return {at: runs for at, runs in parts.items() if len(runs) > 1}
 
     def files_from_together(self, run: str) -> list[str]:
-        """Files of a run that a job that trains several has left, or will leave, to be taken over."""
+        """Files of a run and, last, its record that a job that trains several has left, or will leave, to be taken over."""
         expected = any(run in runs for runs in self.trained_together.values())
-        return self.run_files(run, self.together) if expected or (self.experiment.train_together and self._waits(run)) else []
+        waits = expected or (self.experiment.train_together and self._waits(run))
+        return [*self.run_files(run, self.together), self._record_from_together(run)] if waits else []
+
+    def _record_from_together(self, run: str) -> str:
+        return f"{self.together}/{run}/identity.json"
 
     def _waits(self, run: str) -> bool:
         """Whether a finished job that trained several has left this very run."""
@@ -351,7 +357,30 @@ class ExperimentPlan(State):
             found = json.loads(manifest.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return all(path.exists() for path in others) and found.get("fingerprint") == self.fingerprint(f"train/{run}")
+        there = all(path.exists() for path in (*others, self.root / self._record_from_together(run)))
+        return there and found.get("fingerprint") == self.fingerprint(f"train/{run}")
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether the results of a job are a target, lie there out of date, or are read by a job that is to be made.
+
+        So tables are current whose SAEs are not stored: missing SAEs are trained when something that reads them is made.
+        """
+        return name in self._wanted
+
+    @cached_property
+    def _wanted(self) -> set[str]:
+        found: set[str] = set()
+        queue = [name for name in self.stale() if self.jobs[name].stage in _TARGETS or self._has_results(name)]
+        while queue:
+            job = self.jobs[queue.pop()]
+            if job.name not in found:
+                found.add(job.name)
+                data = _DATA if job.stage in ("train", "measure") else ()
+                queue += [name for name in (*job.inputs, *data) if not self.is_current(name)]
+        return found
+
+    def _has_results(self, name: str) -> bool:
+        return any((self.root / path).exists() for path in self.jobs[name].outputs)
 
     def needs(self, job: str) -> list[str]:
         """Files that a job reads. Those of a current job that are not stored are left out: it will not ask for them."""
@@ -400,10 +429,10 @@ class ExperimentPlan(State):
 
     def taking(self, run: str) -> str:
         """Shell commands that take a run over from the job that trained several, in the place of training, if one does."""
-        files = self.files_from_together(run)
-        if not files:
+        if not self.files_from_together(run):
             return ""
-        kept, record = f"{self.together}/{run}/identity.json", self.jobs[f"train/{run}"].record
+        *files, kept = self.files_from_together(run)
+        record = self.jobs[f"train/{run}"].record
         return f"cp {shlex.join([*files, f'{self.saes}/{run}'])} && exec cp {shlex.join([kept, record])}; "
 
     def end_to_end_options(self) -> list[str]:
@@ -412,7 +441,7 @@ class ExperimentPlan(State):
 
     def targets(self) -> list[str]:
         """What `snakemake` makes if nothing is named."""
-        jobs = [job for job in self.jobs.values() if job.stage in ("gather", "figure", "claims", "notebook")]
+        jobs = [job for job in self.jobs.values() if job.stage in _TARGETS]
         return [path for job in jobs for path in job.outputs]
 
     def results_at_a_glance(self) -> list[str]:

@@ -70,13 +70,17 @@ class State:
         return all((self.root / path).exists() for path in self.jobs[name].outputs) and not self.differences(name)
 
     def mark(self, name: str) -> list[str]:
-        """A file newer than the results of a job that is not current, so that what goes by times makes it; none for one that is."""
-        if self.is_current(name):
+        """A file newer than the results of a job that is to be made, so that what goes by times makes it; none for any other."""
+        if self.is_current(name) or not self.is_wanted(name):
             return []
         path = self.marks / name
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_text(str(time.time_ns()))  # never the same: Snakemake passes over files that it has seen
         return [str(path)]
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether the results of a job are to be made if they are not current."""
+        return True
 
     def stale(self) -> list[str]:
         """Names of the jobs that are not current."""
