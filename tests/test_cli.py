@@ -171,9 +171,7 @@ def test_every_command_shows_the_parameters_of_its_function(name, capsys):
     assert ("--threads" in shown) == COMMANDS[name].computes
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, kind in COMMANDS.items() if not kind.target.startswith(("measures.", "figures.notebook"))]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_says_what_it_is(name):
     for parameter in application().commands[name].params:
         assert parameter.help, parameter.name
@@ -283,28 +281,45 @@ def test_a_function_is_given_the_device_that_there_is(run, monkeypatch, wanted, 
     assert run(["--device", wanted], stage, Command("")).values == {"device": taken}
 
 
-@pytest.fixture
-def records(monkeypatch) -> list:
-    """What `saeworks.plan.record.write_record` was called with."""
-    written = []
-    fake = SimpleNamespace(write_record=lambda path, identity: written.append((path, identity)))
-    monkeypatch.setitem(sys.modules, "saeworks.plan.record", fake)
-    return written
+_IDENTITY = json.dumps(
+    {"settings": {"b.x": 1}, "entries": ["store.seeds:derive_seed"], "code": "", "inputs": {}, "files": {}, "facts": {}}
+)
 
 
-def test_a_stage_that_succeeds_leaves_a_record(monkeypatch, records):
+def test_a_stage_that_succeeds_leaves_a_record_for_each_identity(monkeypatch, tmp_path):
     _raising(monkeypatch, None)
-    assert cli.main([*PREPARE, "--record", "a.json", "b.json", "--identity", '{"code": 1}', "[2]"]) == 0
-    assert records == [(Path("a.json"), '{"code": 1}'), (Path("b.json"), "[2]")]
+    paths = [str(tmp_path / "a.json"), str(tmp_path / "deep" / "b.json")]
+    assert cli.main([*PREPARE, "--record", *paths, "--identity", _IDENTITY, _IDENTITY]) == 0
+    for path in paths:
+        record = json.loads(Path(path).read_text())
+        assert record["settings"] == {"b.x": 1} and set(record["definitions"]) == {"store.seeds:derive_seed"}
+        assert len(record["fingerprint"]) == 16
 
 
-def test_a_stage_that_fails_leaves_none(monkeypatch, records):
+def test_a_stage_that_fails_leaves_none(monkeypatch, tmp_path):
     _raising(monkeypatch, UserError("no"))
-    assert cli.main([*PREPARE, "--record", "a.json", "--identity", "{}"]) == 2
-    assert records == []
+    assert cli.main([*PREPARE, "--record", str(tmp_path / "a.json"), "--identity", _IDENTITY]) == 2
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_record_without_identity_is_refused_before_anything_is_computed(monkeypatch, capsys, records):
+def test_a_stage_keeps_a_log_and_says_on_the_terminal_too_why_it_failed(monkeypatch, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "saeworks",
+        "prepare",
+        "--spec",
+        '{"source": "own", "name": "none"}',
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run([*command, "--log", "deep/it.log"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (tmp_path / "deep" / "it.log").read_text().splitlines()[-1] + "\n"
+    assert done.stderr.startswith("saeworks: ")
+
+
+def test_a_record_without_identity_is_refused_before_anything_is_computed(monkeypatch, capsys):
     _raising(monkeypatch, UserError("computed"))
     assert cli.main([*PREPARE, "--record", "a.json"]) == 2
     assert capsys.readouterr().err == "saeworks: every --record needs an --identity; 1 and 0 are given.\n"

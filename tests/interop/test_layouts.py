@@ -16,7 +16,7 @@ from tests.tiny_pipeline import HOOK
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saeworks import load_run, load_sae
+from saeworks import load_run
 from saeworks.export import export_saelens, export_sparsify, main, module_path
 from saeworks.sae.formats import save_sae
 from saeworks.sae.interop import load, save_sparsify
@@ -325,8 +325,8 @@ def test_a_folder_of_runs_lets_one_be_chosen(tmp_path):
         (tmp_path / run).mkdir(parents=True)
         save_sae(trained_sae("relu"), tmp_path / run, {})
     assert "choose one with `hook_point`: x/one, x/two" in _sentence(tmp_path)
-    assert load_sae(tmp_path, hook_point="x/two").d_in == D_IN
-    assert load_sae(tmp_path / "x" / "one" / "sae_weights.safetensors").d_in == D_IN
+    assert load_run(tmp_path, hook_point="x/two").d_in == D_IN
+    assert load_run(tmp_path / "x" / "one" / "sae_weights.safetensors").d_in == D_IN
 
 
 # the export stage

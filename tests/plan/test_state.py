@@ -104,7 +104,7 @@ def test_a_change_makes_the_job_and_what_reads_it_stale_and_is_said(place, chang
     state = place.state(**changes)
     assert state.stale() == ["first", "second/x"]
     assert what in explanation(state, "first")
-    assert f"its input first has changed ({what})" in explanation(state, "second/x")
+    assert f"first has changed, since for first, {what}." in explanation(state, "second/x")
     place.make(**changes)
     assert place.state(**changes).stale() == []
 
@@ -136,7 +136,7 @@ def test_code_counts_by_definition(place):
     assert "work:one has changed" in explanation(place.state(), "first")
     place.make("first")
     assert place.state().stale() == ["second/x"]
-    assert "its input first has changed since" in explanation(place.state(), "second/x")
+    assert "It is not current: first has changed since." in explanation(place.state(), "second/x")
 
 
 def test_the_code_of_a_record_is_what_ran_not_what_was_planned(place):
@@ -165,7 +165,7 @@ def test_the_settings_that_a_command_gets_hold_those_that_do_not_count_too(place
 
 def test_a_record_says_what_a_result_was_made_from(place):
     text = explanation(place.state(), "first")
-    assert text == "first (out/first) was made from 2 settings, 1 definitions of code, text.txt. Nothing of that has changed."
+    assert text == "first (out/first) was made from 2 settings, 1 functions and constants, text.txt. None of it has changed."
     (place.root / "out" / "first").unlink()
     assert "It is not current: out/first is missing." in explanation(place.state(), "first")
 

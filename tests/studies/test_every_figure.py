@@ -14,6 +14,7 @@ from tests.studies.drawing import TWO_LAYERS, assert_nothing_clipped, edit, pixe
 from tests.studies.made_up import every_table
 
 from saeworks.config.figures import FigureStyle
+from saeworks.config.objectives import OBJECTIVES
 from saeworks.store.errors import UserError
 from saeworks.studies import figures, studies
 from saeworks.studies.draw import drawn, figure
@@ -87,7 +88,7 @@ def _other(style: type[FigureStyle], key: str) -> Any:
     """Another value of a setting than its default."""
     field, default = style.model_fields[key], style.model_fields[key].default
     if key == "colors":
-        return dict.fromkeys(default, "red")
+        return dict.fromkeys(default or OBJECTIVES, "red")
     if key in OTHER:
         return OTHER[key]
     if get_origin(field.annotation) is not None:

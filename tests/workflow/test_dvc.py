@@ -90,9 +90,9 @@ def test_git_holds_no_results_and_nothing_that_a_run_leaves(author):
 
 
 def test_nothing_is_to_be_done_after_clone_and_pull(author, clone):
+    assert not (clone / "data/activations").exists() and not (clone / ".snakemake").exists()
     assert planned(_run(clone, "-n")) == {}
     assert "Data and pipelines are up to date." in _dvc(clone, "status")
-    assert not (clone / "data/activations").exists() and not (clone / ".snakemake" / "metadata").exists()
     assert times(clone).keys() == times(author).keys()
     for path in times(author):
         assert (clone / path).read_bytes() == (author / path).read_bytes(), path
@@ -143,7 +143,8 @@ def test_stages_are_pulled_by_name(author, tmp_path):
 
 
 def test_results_whose_saes_are_not_stored_are_current_in_a_clone(author, tmp_path):
-    part = _cloned(author, tmp_path, "tables@tiny", "figures@tiny", "timing@tiny", "results/tiny/identities/saes")
+    part = _cloned(author, tmp_path, "tables@tiny", "figures@tiny", "timing@tiny")
+    _dvc(part, "pull", "-q", "results/tiny/identities/saes")  # DVC would pull nothing but a path if it got both kinds of targets
     assert not (part / "results" / "tiny" / "saes").exists() and not (part / "data" / "corpora").exists()
     assert planned(_run(part, "-n")) == {}
 

@@ -145,7 +145,8 @@ def test_a_second_experiment_leaves_the_first_alone(workplace, variant):
     second = variant(experiment="other", **{"runs.local.sparsity_coeffs": [0.5, 1]})
     before = times(workplace)
     manifest = f"results/other/saes/{HOOK}/local-c0.5-s0/manifest.json"
-    assert planned(snakemake(workplace, "--", manifest, config=second)) == {"corpus": 1, "train": 1}
+    jobs = planned(snakemake(workplace, "--", manifest, config=second))
+    assert jobs == {"corpus": 1, "activation_cache": 1, "train": 1}  # a corpus of its own; the same activations
     after = times(workplace)
     assert manifest in after
     assert {path: time for path, time in after.items() if path.startswith("results/tiny/")} == before

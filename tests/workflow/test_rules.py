@@ -65,8 +65,8 @@ def test_what_is_not_quoted_are_plain_words(tmp_path):
 def test_a_run_is_taken_over_by_commands_whose_words_are_quoted(tmp_path):
     plan = tiny_plan(tmp_path, train_together=True)
     run = f"{HOOK}/local-c1-s0"
-    files, record, end = plan.taking(run).split(" && ")[0], *plan.taking(run).split(" && ")[1].split("; ")
+    files, record, end = plan.taking(run).split(" && ")
     assert shlex.split(files) == ["cp", *plan.run_files(run, plan.together), f"{plan.saes}/{run}"]
-    assert shlex.split(record) == ["exec", "cp", f"{plan.together}/{run}/identity.json", plan.jobs[f"train/{run}"].record]
-    assert end == ""
+    assert shlex.split(record) == ["cp", f"{plan.together}/{run}/identity.json", plan.jobs[f"train/{run}"].record]
+    assert end == "exit 0; exit 1; "  # not on to training
     assert plan.taking(f"{HOOK}/finetune-c1-s0") == ""

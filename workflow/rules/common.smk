@@ -18,8 +18,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# a counter that keeps jobs from sharing a GPU; 0 where there is none, so that CPU jobs run side by side
-GPU = int(shutil.which("nvidia-smi") is not None)
+GPU = int(shutil.which("nvidia-smi") is not None)  # a counter that keeps jobs from sharing one
 LOGS = f"logs/{PLAN.name}"
 
 
@@ -37,9 +36,3 @@ def reads(job):
     """Inputs of a job."""
     files, new = PLAN.needs(job), PLAN.mark(job)
     return files + new if new else [ancient(path) for path in files]
-
-
-def targets():
-    for note in PLAN.notes():
-        print(f"saeworks: {note}", file=sys.stderr)
-    return PLAN.targets()

@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..config.base import Json
+from ..store.files import write_json
 from . import process
 from .commands import Command
 
@@ -33,19 +34,20 @@ def command(name: str, function: Callable[..., Any], kind: Command) -> TyperComm
     if kind.computes:
         own |= {key: p for key, p in _parameters(process.prepare_torch).items() if key != "device" or key in taken}
     if kind.stage:
-        own |= _parameters(process.keep_log) | _parameters(process.write_records)
+        own |= _parameters(process.keep_log) | _parameters(process.begin_records)
 
     def call(**options: Any) -> None:
         of_process = {key: options.pop(key) for key in own}
         process.keep_log(of_process.pop("log", None))
         records = {key: of_process.pop(key) for key in ("record", "identity") if key in of_process}
-        process.check_records(**records)
+        begun = process.begin_records(**records)
         if kind.computes:
             device = process.prepare_torch(**of_process)
             options |= {"device": device} if "device" in taken else {}
         positional = [options.pop(key) for key, p in taken.items() if p.kind is p.POSITIONAL_ONLY]
         function(*positional, **options)
-        process.write_records(**records)
+        for path, content in begun:
+            write_json(path, content)
 
     call.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in (taken | own).values()])
     app = typer.Typer(add_completion=False, rich_markup_mode=None)

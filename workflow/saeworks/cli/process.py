@@ -1,6 +1,6 @@
 """The process of a command: what it needs before it computes, the records it leaves, and how it says what went wrong.
 
-The parameters of `keep_log`, `prepare_torch` and `write_records` are options of the commands that call them, beside those of their function.
+The parameters of `keep_log`, `prepare_torch` and `begin_records` are options of the commands that call them, beside those of their function.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from ..config.base import Json
 from ..store.errors import Interrupted, UserError
@@ -69,28 +69,23 @@ def keep_log(log: Path | None = None) -> None:
             os.dup2(file.fileno(), descriptor)
 
 
-def check_records(record: list[Path] | None = None, identity: list[Json] | None = None) -> None:
-    """Refuse, before anything is computed, what `write_records` could not write.
+def begin_records(record: list[Path] | None = None, identity: list[Json] | None = None) -> list[tuple[Path, dict[str, Any]]]:
+    """The records of a stage that begins, with the code that runs it, and where they go when it has succeeded.
+
+    Args:
+        record: file to say in what the result was made from, when the stage has succeeded; one for each identity.
+        identity: what the stage was asked for: its settings, inputs, files and code.
 
     Raises:
         UserError: there are not as many identities as records.
     """
     if len(record or []) != len(identity or []):
         raise UserError(f"every --record needs an --identity; {len(record or [])} and {len(identity or [])} are given.")
+    if not record:
+        return []
+    from ..plan.record import begin_record
 
-
-def write_records(record: list[Path] | None = None, identity: list[Json] | None = None) -> None:
-    """Write what the results of a stage were made from.
-
-    Args:
-        record: file to say in what the result was made from, when the stage has succeeded; one for each identity.
-        identity: what the stage was asked for: its settings, inputs, files and code.
-    """
-    if record:
-        from ..plan.record import write_record
-
-        for path, text in zip(record, identity, strict=True):
-            write_record(path, text)
+    return [(path, begin_record(text)) for path, text in zip(record, identity, strict=True)]
 
 
 def report(error: BaseException) -> int:

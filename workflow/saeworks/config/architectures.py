@@ -68,6 +68,20 @@ def _is_declaration(node: ast.stmt) -> bool:
     return isinstance(node, ast.ClassDef) and node.name == "Options"
 
 
+_IN_FIGURES = (
+    "relu",
+    "topk",
+    "batch_topk",
+    "matryoshka_batch_topk",
+    "gated",
+    "jumprelu",
+)  # first, in this order; then the others
+
+
+def _place(path: Path) -> tuple[int, str]:
+    return (_IN_FIGURES.index(path.stem) if path.stem in _IN_FIGURES else len(_IN_FIGURES), path.stem)
+
+
 ARCHITECTURES: dict[str, Architecture] = {
-    path.stem: read_architecture(path) for path in sorted(_FOLDER.glob("*.py")) if path.stem != "__init__"
+    path.stem: read_architecture(path) for path in sorted(_FOLDER.glob("*.py"), key=_place) if path.stem != "__init__"
 }

@@ -17,7 +17,7 @@ from .figures import vary
 from .model import ModelConfig, Name, model_label
 from .objectives import OBJECTIVES, PENALTIES, penalty_of, term_weights
 from .pretrain import PretrainConfig
-from .recipes import PRESETS, settings_without_effect
+from .recipes import PRESETS, SIZES, settings_without_effect
 from .studies import FiguresConfig, StudiesConfig
 from .training import ObjectiveName, RunSpec, TrainingConfig
 
@@ -157,7 +157,7 @@ class Experiment(Frozen):
         if useless := idle & own.keys() - {"preset"}:
             raise UserError(f"`{where}.{min(useless)}` has no effect on {_described(settings, resolved)}; remove it.")
         # left at their defaults, so that a run does not depend on what it does not use
-        kept = resolved.model_dump(exclude=idle - {"d_sae", "activation_scale"})
+        kept = resolved.model_dump(exclude=idle - SIZES)
         return parse(TrainingConfig, kept, where)
 
     def hook_points(self, end_to_end: bool = False) -> list[str]:

@@ -63,7 +63,9 @@ def local_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(
-        p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin", ".model") and p.name != "manifest.json"
+        p
+        for p in folder.iterdir()
+        if p.suffix in (".json", ".safetensors", ".bin", ".model") and p.name not in ("manifest.json", "identity.json")
     )
 
 

@@ -171,6 +171,12 @@ _USED_IF: dict[str, Callable[[dict[str, Any]], bool]] = {
 }
 
 
+# of a run that starts from another, without effect but needed to build what it loads
+SIZES = {"d_sae", "activation_scale"}
+# how a run gets to its result, not what that is
+WITHOUT_TRACE = {"checkpoint_every"}
+
+
 def settings_without_effect(objective: str, settings: dict[str, Any]) -> set[str]:
     """Keys of `settings` that a run of this objective and these settings does not use."""
     run = {"objective": objective, **settings}

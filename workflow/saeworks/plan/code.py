@@ -142,6 +142,10 @@ class _Module:
     def bind(self, node: ast.ImportFrom | ast.Import, inside: dict[str, _Name], outside: dict[str, str]) -> None:
         """Add the names that an import takes from the package to `inside`, those from elsewhere to `outside`."""
         parts = (getattr(node, "module", None) or "").split(".") if getattr(node, "module", None) else []
+        package = self.code.root.name
+        whole = [alias.name for alias in node.names if alias.name == "*" or alias.name.split(".")[0] == package]
+        if whole and (isinstance(node, ast.Import) or node.level or parts[:1] == [package]):
+            raise ValueError(f"module {self.name} imports {whole[0]}: what that brings cannot be followed; import names")
         if isinstance(node, ast.ImportFrom) and node.level:
             base = self.package[: len(self.package) - node.level + 1] + parts
         elif parts and parts[0] == self.code.root.name:

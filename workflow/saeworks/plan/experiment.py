@@ -14,9 +14,9 @@ from ..config.experiment import Experiment
 from ..config.figures import TableStyle
 from ..config.model import local_files
 from ..config.objectives import OBJECTIVES, loss_functions, objective_facts
-from ..config.recipes import settings_without_effect
+from ..config.recipes import SIZES, WITHOUT_TRACE, settings_without_effect
 from ..config.training import RunSpec
-from ..store.notebooks import notebook_hash
+from ..store.notebooks import notebook_hash, notebook_imports
 from ..studies import Study, caption, studies, study_of_table
 from .code import Code
 from .job import Job, Settings
@@ -26,9 +26,8 @@ _AT_MOST_TOGETHER = 64  # runs in one job, since the system limits the length of
 _RUN_FILES = ("cfg.json", "sae_weights.safetensors", "log.jsonl", "manifest.json")
 _CORPUS_FILES = ("train.npy", "eval.npy", "manifest.json")
 # settings that change how a result is reached, not the result
-_NO_BYTES = ("run.training.checkpoint_every", "activations.shard_tokens")
+_NO_BYTES = (*(f"run.training.{key}" for key in sorted(WITHOUT_TRACE)), "activations.shard_tokens")
 _MODEL_CODE, _CORPUS_CODE, _CACHE_CODE = "lm.prepare:prepare", "lm.corpus:build_corpus", "activations.cache:write_cache"
-_GIVEN_BY_START = {"d_sae", "activation_scale"}
 _TRAINING_CODE = "training.run:train_together"
 
 
@@ -231,7 +230,11 @@ class ExperimentPlan(State):
             Settings.of(**blocks),
             (f"studies.{study.name}.measure:measure", "studies.measure:measure", *architectures),
             inputs=(*(f"train/{run}" for run in runs), *(f"gather/{name}" for name in sorted(reads))),
-            files=(*(self.sources() if "corpus" in blocks else ()), *study.files(settings)),
+            files=(
+                *(self.sources() if "corpus" in blocks else ()),
+                *(path for path in study.files(settings) if not _is_fetched(path)),
+            ),
+            facts={"columns": {name: list(table.columns) for name, table in study.tables.items()}, "runs": runs},
         )
 
     def runs_at(self, study: str, place: str) -> list[str]:
@@ -242,12 +245,11 @@ class ExperimentPlan(State):
     @cached_property
     def _words(self) -> dict[str, Any]:
         """What figures, claims and pages call the kinds of runs that there are, and how they show them."""
-        objectives = {name: OBJECTIVES[name] for name in sorted({spec.objective for spec in self.specs.values()})}
-        return {
-            "objectives": {name: [found.label, found.color, found.marker] for name, found in objectives.items()},
-            "architectures": {
-                name: ARCHITECTURES[name].label for name in sorted({spec.training.architecture for spec in self.specs.values()})
-            },
+        objectives = {spec.objective for spec in self.specs.values()}
+        architectures = {spec.training.architecture for spec in self.specs.values()}
+        return {  # in their order, which is that of figures
+            "objectives": [[name, o.label, o.color, o.marker] for name, o in OBJECTIVES.items() if name in objectives],
+            "architectures": [[name, a.label] for name, a in ARCHITECTURES.items() if name in architectures],
         }
 
     def _gathering(self, study: Study) -> Job:
@@ -257,6 +259,7 @@ class ExperimentPlan(State):
             self.record("timing" if study.wall_clock else "tables", study.name),
             entries=("studies.gather:gather",),
             inputs=tuple(self.measurements(study.name)),
+            facts={"order": self.places(study.name)},
         )
 
     def _figure_job(self, name: str) -> Job:
@@ -289,7 +292,10 @@ class ExperimentPlan(State):
             f"notebook/{name}",
             tuple(f"{self.results}/notebooks/{name}.{kind}" for kind in ("ipynb", "html")),
             self.record("notebooks", name),
-            entries=("studies.notebook:notebook",),
+            entries=(
+                "studies.notebook:notebook",
+                *(entry for entry in notebook_imports(name) if self.code.has_module(entry.split(":")[0])),
+            ),
             inputs=(
                 *(f"gather/{study}" for study in self.gathered),
                 *(f"figure/{figure}" for figure in self.reproducible_figures),
@@ -321,21 +327,29 @@ class ExperimentPlan(State):
     @cached_property
     def trained_together(self) -> dict[str, list[str]]:
         """The runs that are missing or out of date and that one job trains, where there are several: by the job's place."""
-        waiting: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for run, spec in self.specs.items() if self.experiment.train_together else ():
-            if not self.is_current(f"train/{run}") and not self._waits(run) and not spec.start_from:
-                waiting.setdefault(spec.hook_point, []).append(run)
-        parts = {
+            if not spec.start_from:
+                groups.setdefault(spec.hook_point, []).append(run)
+        parts = {  # by the place of a run among all, so that a run is of the same part while others get done
             f"{at}_{i}" if i else at: runs[i : i + _AT_MOST_TOGETHER]
-            for at, runs in waiting.items()
+            for at, runs in groups.items()
             for i in range(0, len(runs), _AT_MOST_TOGETHER)
         }
-        return {at: runs for at, runs in parts.items() if len(runs) > 1}
+        missing = {
+            at: [run for run in runs if not self.is_current(f"train/{run}") and not self._waits(run)]
+            for at, runs in parts.items()
+        }
+        return {at: runs for at, runs in missing.items() if len(runs) > 1}
 
     def files_from_together(self, run: str) -> list[str]:
-        """Files of a run that a job that trains several has left, or will leave, to be taken over."""
+        """Files of a run and, last, its record that a job that trains several has left, or will leave, to be taken over."""
         expected = any(run in runs for runs in self.trained_together.values())
-        return self.run_files(run, self.together) if expected or (self.experiment.train_together and self._waits(run)) else []
+        waits = expected or (self.experiment.train_together and self._waits(run))
+        return [*self.run_files(run, self.together), self._record_from_together(run)] if waits else []
+
+    def _record_from_together(self, run: str) -> str:
+        return f"{self.together}/{run}/identity.json"
 
     def _waits(self, run: str) -> bool:
         """Whether a finished job that trained several has left this very run."""
@@ -344,7 +358,8 @@ class ExperimentPlan(State):
             found = json.loads(manifest.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return all(path.exists() for path in others) and found.get("fingerprint") == self.fingerprint(f"train/{run}")
+        there = all(path.exists() for path in (*others, self.root / self._record_from_together(run)))
+        return there and found.get("fingerprint") == self.fingerprint(f"train/{run}")
 
     def needs(self, job: str) -> list[str]:
         """Files that a job reads. Those of a current job that are not stored are left out: it will not ask for them."""
@@ -370,7 +385,8 @@ class ExperimentPlan(State):
         saes = [path for run in self.runs_at(study, place) for path in self.run_files(run)] if "saes" in needs else []
         data = self.unless_current(job, *self.data) if {"model", "corpus"} & needs else []
         times = self.training_records() if self.studies[study].wall_clock else []
-        return [*tables, *saes, *self.jobs[job].files, *data, *times]
+        own = self.studies[study].files(self.experiment.study_settings(study))
+        return [*tables, *saes, *(self.sources() if data else []), *own, *data, *times]
 
     def start_of(self, run: str) -> list[str]:
         """The weights that a run continues."""
@@ -393,11 +409,11 @@ class ExperimentPlan(State):
 
     def taking(self, run: str) -> str:
         """Shell commands that take a run over from the job that trained several, in the place of training, if one does."""
-        files = self.files_from_together(run)
-        if not files:
+        if not self.files_from_together(run):
             return ""
-        kept, record = f"{self.together}/{run}/identity.json", self.jobs[f"train/{run}"].record
-        return f"cp {shlex.join([*files, f'{self.saes}/{run}'])} && exec cp {shlex.join([kept, record])}; "
+        *files, kept = self.files_from_together(run)
+        out, record = f"{self.saes}/{run}", self.jobs[f"train/{run}"].record
+        return f"cp {shlex.join([*files, out])} && cp {shlex.join([kept, record])} && exit 0; exit 1; "
 
     def end_to_end_options(self) -> list[str]:
         """The hook points that runs are trained end to end at, as options of `saeworks cache`."""
@@ -452,8 +468,11 @@ def _architectures(specs: Iterable[RunSpec], loaded: bool = True) -> list[str]:
     return sorted(f"sae.architectures.{name}" for name in names | saved if name)
 
 
+def _is_fetched(path: str) -> bool:
+    """Whether a rule fetches a file, and checks that it is the published one."""
+    return path.startswith("data/agreement/")
+
+
 def _idle(spec: RunSpec) -> set[str]:
     """Settings that have no effect on a run, but for those that say what a run that it continues looks like."""
-    return {
-        f"run.training.{key}" for key in settings_without_effect(spec.objective, spec.training.model_dump()) - _GIVEN_BY_START
-    }
+    return {f"run.training.{key}" for key in settings_without_effect(spec.objective, spec.training.model_dump()) - SIZES}

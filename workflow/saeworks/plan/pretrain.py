@@ -28,13 +28,14 @@ class PretrainPlan(State):
             f"{folder}/identity.json",
             Settings.of(pretrain=self.settings),
             ("lm.pretrain:pretrain",),
-            files=texts,
+            inputs=("novels",) if set(texts) & set(own) else (),
+            files=tuple(path for path in texts if path not in own),
         )
         super().__init__([novels, model], root, code)
 
     def needs(self, job: str) -> list[str]:
         """Files that a job reads."""
-        return list(self.jobs[job].files)
+        return [self.settings.train_text, self.settings.val_text] if job == "pretrain" else []
 
     def targets(self) -> list[str]:
         """What `snakemake` makes if nothing is named."""

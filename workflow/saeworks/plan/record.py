@@ -22,15 +22,20 @@ def code_hash(definitions: dict[str, str]) -> str:
     return content_hash(definitions, _LENGTH)
 
 
-def write_record(path: str | Path, identity: str, code: Code | None = None) -> None:
-    """Write the record of a job that has just succeeded.
+def begin_record(identity: str, code: Code | None = None) -> dict[str, Any]:
+    """The record of a job that begins, to be written when it has succeeded.
 
     Args:
         identity: JSON with what the job was asked for: settings, inputs, files, facts, and the entries of its code. The definitions
-            that these reach are those of the package that ran it.
+            that these reach are those of the package that runs it.
         code: the package, another than this one in tests.
     """
     record = json.loads(identity)
     definitions = (code or Code()).closure(*record["entries"])
     record |= {"code": code_hash(definitions), "definitions": definitions}
-    write_json(path, record | {"fingerprint": fingerprint(record)})
+    return record | {"fingerprint": fingerprint(record)}
+
+
+def write_record(path: str | Path, identity: str, code: Code | None = None) -> None:
+    """Write the record of a job in one go."""
+    write_json(path, begin_record(identity, code))

@@ -78,6 +78,10 @@ class State:
         there = [(self.root / path).exists() for path in self.jobs[name].outputs]
         if not any(there) or not self.differences(name):
             return []
+        return self.new_mark(name)
+
+    def new_mark(self, name: str) -> list[str]:
+        """A file that is newer than all others."""
         path = self.marks / name
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_text(str(time.time_ns()))  # never the same: Snakemake passes over files that it has seen

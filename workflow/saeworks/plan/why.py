@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from ..store.errors import UserError, did_you_mean
+from .job import Job
 from .opening import open_plan
 from .state import ABSENT, Difference, State
 
 _LISTED = 4  # items of a kind that are named
-_BLOCKS = {"run": "", "figure": "figures.<name>."}  # settings whose block has another name in the configuration
+_LONG = 60  # characters of a value that are shown
 
 
 def why(target: str, /, configfile: str | None = None) -> None:
@@ -37,8 +38,10 @@ def why(target: str, /, configfile: str | None = None) -> None:
 
 
 def configuration_of(target: str, folder: Path = Path("config")) -> Path:
-    """The experiment file in `folder` that a file under results/<experiment> or data/corpora/<experiment> belongs to."""
+    """The file in `folder` that a file under results/<experiment>, data/corpora/<experiment> or data/models/<name> belongs to."""
     parts = Path(target).parts
+    if parts[:2] == ("data", "models") and len(parts) > 2 and (folder / f"{parts[2]}.yaml").exists():
+        return folder / f"{parts[2]}.yaml"
     named = parts[1] if parts[:1] == ("results",) and len(parts) > 2 else parts[2] if parts[:2] == ("data", "corpora") else None
     if named is not None:
         for path in sorted(folder.glob("*.yaml")):
@@ -80,55 +83,75 @@ def explanation(state: State, name: str) -> str:
         )
     made = [
         f"{len(record['settings'])} settings" if record["settings"] else "",
-        f"{len(record['definitions'])} definitions of code",
+        f"{len(record['definitions'])} functions and constants",
         _listed(list(record["inputs"]), "input"),
         _listed(list(record["files"]), "file"),
     ]
     text = f"{name} ({what}) was made from {', '.join(filter(None, made))}."
     reasons = [*_reasons(state, name), *([f"{missing[0]} is missing"] if missing else [])]
-    return f"{text} {'It is not current: ' + '; '.join(reasons) if reasons else 'Nothing of that has changed'}."
+    return f"{text} {'It is not current: ' + '; '.join(reasons) if reasons else 'None of it has changed'}."
 
 
 def _reasons(state: State, name: str) -> Iterator[str]:
-    by_kind: dict[str, list[Difference]] = {}
-    for difference in state.differences(name):
-        by_kind.setdefault(difference.kind, []).append(difference)
-    for kind, found in by_kind.items():
-        if kind == "input":
-            yield from (_input_reason(state, item) for item in found[:_LISTED])
-        elif kind == "definition":
-            yield _listed([_definition(item) for item in found], "change of code")
-        else:
-            yield from (f"{kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}" for item in found[:_LISTED])
-        if kind != "definition" and len(found) > _LISTED:
-            yield f"{len(found) - _LISTED} more of the kind"
+    """What differs in a job itself, and then, of all that it was made from, what changed first."""
+    yield from _own_reasons(state, name)
+    changed = [item for item in state.differences(name) if item.kind == "input"]
+    for item in [item for item in changed if ABSENT in (item.before, item.after)]:
+        yield f"{item.name} is {'a new input' if item.before is ABSENT else 'no input any more'}"
+    if earlier := [item.name for item in changed if ABSENT not in (item.before, item.after)]:
+        causes = list(dict.fromkeys(cause for name in earlier for cause in _causes(state, name)))
+        why = f", since {_listed(causes, 'change', '; ')}" if causes else " since"
+        yield f"{_listed(earlier, 'input')} {'has' if len(earlier) == 1 else 'have'} changed{why}"
 
 
-def _input_reason(state: State, item: Difference) -> str:
-    """An input that differs, and why it does, down to what changed first."""
-    if item.name not in state.jobs or item.after is ABSENT:
-        return f"{item.name} is no input any more"
-    if item.before is ABSENT:
-        return f"{item.name} is a new input"
-    deeper = "; ".join(_reasons(state, item.name))
-    return f"its input {item.name} has changed" + (f" ({deeper})" if deeper else " since")
+def _causes(state: State, name: str) -> Iterator[str]:
+    for reason in _own_reasons(state, name):
+        yield f"for {name}, {reason}"
+    for item in state.differences(name):
+        if item.kind == "input" and item.name in state.jobs:
+            yield from _causes(state, item.name)
+
+
+def _own_reasons(state: State, name: str) -> list[str]:
+    found = [item for item in state.differences(name) if item.kind != "input"]
+    code = [_definition(item) for item in found if item.kind == "definition"]
+    others = [
+        "it was not made yet"
+        if item.kind == "record"
+        else f"{item.kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}"
+        for item in found
+        if item.kind != "definition"
+    ]
+    return [*others, *([_listed(code, "change of code")] if code else [])]
 
 
 def _definition(item: Difference) -> str:
     return f"{item.name} {'is new' if item.before is ABSENT else 'is gone' if item.after is ABSENT else 'has changed'}"
 
 
-def _listed(names: list[str], what: str) -> str:
+def _listed(names: list[str], what: str, joint: str = ", ") -> str:
     if not names:
         return ""
-    shown = ", ".join(names[:_LISTED])
+    shown = joint.join(names[:_LISTED])
     return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more {what}s"
 
 
 def _shown(value: Any) -> str:
-    return f"{value[:12]}…" if isinstance(value, str) and len(value) > 40 else repr(value)
+    text = repr(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
-def _is_meant(job: Any, target: str) -> bool:
-    path = str(Path(target))
-    return path in (*job.outputs, job.record, job.name) or target in job.name.split("/") or job.name.startswith(f"{target}/")
+_RULES = {"saes": ("train",), "all_tables": ("gather", "claims")}  # that stand for stages
+
+
+def _is_meant(job: Job, target: str) -> bool:
+    """Whether a target is a file of a job, its name or a part of it, or the rule that runs it."""
+    parts = job.name.split("/")
+    rules = {"measure": [f"measure_{name}" for name in parts[1:2]], "gather": [f"{name}_tables" for name in parts[1:]]}
+    return (
+        str(Path(target)) in (*job.outputs, job.record, job.name)
+        or target in parts
+        or job.name.startswith(f"{target}/")
+        or target in rules.get(job.stage, ())
+        or job.stage in _RULES.get(target, ())
+    )

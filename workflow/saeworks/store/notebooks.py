@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 from .files import content_hash
 
-_FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FOLDER = _PACKAGE.parent / "notebooks"
 
 
 def notebook_path(name: str) -> Path:
@@ -20,3 +22,17 @@ def notebook_hash(name: str) -> str:
     cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
     kept = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells]
     return content_hash(kept, 16)
+
+
+def notebook_imports(name: str) -> list[str]:
+    """What the cells of a notebook import from the package, as `module` or `module:name`, without the package's name."""
+    cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == _PACKAGE.name:
+            module = node.module.removeprefix(_PACKAGE.name).lstrip(".")
+            for alias in node.names:
+                own = ".".join(filter(None, [module, alias.name]))
+                found.append(own if _PACKAGE.joinpath(*own.split(".")).with_suffix(".py").exists() else f"{module}:{alias.name}")
+    return sorted(set(found))

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .reading import OBJECTIVES, architectures, read_runs, read_selection
+from .reading import architectures, read_runs, read_selection
 
 REPRODUCED, NOT_REPRODUCED, UNTESTED = "reproduced", "not reproduced", "cannot be tested"
-OF_PAPER = OBJECTIVES[:3]
+OF_PAPER = ("local", "e2e", "e2e_ds")
 
 # what `low` and `high` are
 FEATURES = "bootstrap over features"
@@ -37,7 +37,7 @@ class Claim:
         published: the published value.
         source: where that is published.
         criterion: what decides the verdict, whatever the result.
-        power: how certain the test could be, where that is known.
+        power: what the test can rest on; empty: filled in from the runs that there are.
         verdict: `reproduced`, `not reproduced` or `cannot be tested`.
         note: the numbers behind ours, or why it cannot be tested.
         ours: this experiment's value; NaN where it cannot be tested.

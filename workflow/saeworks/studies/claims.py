@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import studies as all_studies
-from .claim import NOT_REPRODUCED, REPRODUCED, UNTESTED, Claim, of_one_architecture
+from .claim import NOT_REPRODUCED, OF_PAPER, REPRODUCED, UNTESTED, Claim, of_one_architecture
 from .display import DisplayTable
 from .reading import architecture_name, hook_points, read_runs
 from .tables import read_table, write_table
@@ -52,12 +52,25 @@ def claims(tables: Path, of: list[str]) -> pd.DataFrame:
     found: list[Claim] = [
         claim for hook_point in hook_points(runs) for module in modules for claim in module.claims(hook_point, tables)
     ]
+    powers = {hook_point: _power(runs[runs["hook_point"] == hook_point]) for hook_point in hook_points(runs)}
+    found = [dataclasses.replace(claim, power=claim.power or powers[claim.hook_point]) for claim in found]
     table = pd.DataFrame([dataclasses.asdict(claim) for claim in found], columns=[f.name for f in dataclasses.fields(Claim)])
     table["model"] = ", ".join(read_table(tables, "runs", ["model"])["model"].unique())
     if runs["architecture"].nunique() > 1:
         compared = of_one_architecture(runs).groupby("hook_point")["architecture"].first().map(architecture_name)
         table["note"] += "; " + table["hook_point"].map(compared).fillna("no") + " SAEs"
     return table[COLUMNS]
+
+
+def _power(runs: pd.DataFrame) -> str:
+    """What a test on these runs can rest on: how often each of the paper's objectives was trained."""
+    seeds = of_one_architecture(runs)[lambda table: table["objective"].isin(OF_PAPER)].groupby("objective")["seed"].nunique()
+    fewest = int(seeds.reindex(OF_PAPER, fill_value=0).min())
+    if fewest == 0:
+        return "not every objective was trained"
+    if fewest == 1:
+        return "one seed of an objective: says nothing of other seeds"
+    return f"{fewest} seeds of every objective at one sparsity at least"
 
 
 def write_claims(experiment: str, studies: list[str]) -> None:

@@ -48,7 +48,7 @@ def measure(
     declared = _find(study)
     settings = None if declared.settings is None else parse(declared.settings, json.loads(spec), f"studies.{study}")
     on = device if "model" in declared.needs else "cpu"
-    place = Place(Path("results") / experiment, at, Path(model), Path(corpus), on, tuple(runs or ()))
+    place = Place(Path("results") / experiment, at, Path(model), Path(corpus), on, tuple(runs or ()), declared.reads)
     found = importlib.import_module(f".{study}.measure", __package__).measure(place, settings)
     label = dict.fromkeys(_LABEL[declared.scope], at)
     for name, table in declared.tables.items():

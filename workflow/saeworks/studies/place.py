@@ -33,6 +33,7 @@ class Place:
     corpus_folder: Path = Path()
     device: str = "cpu"
     run_names: tuple[str, ...] = ()  # all runs, in the order of the experiment file
+    reads: tuple[str, ...] | None = None  # tables of other studies that may be read; None: any
 
     @property
     def hook_point(self) -> str:
@@ -40,7 +41,13 @@ class Place:
         return self.at.partition("/")[0]
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table of the whole experiment, of another study."""
+        """A table of the whole experiment, of another study.
+
+        Raises:
+            ValueError: the study does not declare that it reads it, so that its result would not depend on it.
+        """
+        if self.reads is not None and name not in self.reads:
+            raise ValueError(f"a study reads table {name!r}, which is not among the `reads` of its declaration")
         return read_table(self.results / "tables", name)
 
     @cached_property

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ...config.objectives import term_weights
+from ...config.recipes import SIZES, WITHOUT_TRACE, settings_without_effect
+from ...config.training import TrainingConfig
 from ...store.files import content_hash, read_json
 from ..place import Place
 
@@ -85,10 +87,14 @@ def _downstream(spec: dict) -> str:
 def _identity(spec: dict, folder: Path, *without: str, training: tuple[str, ...] = ()) -> str:
     """Hash of a run's settings but for its name, group, seed, the keys `without` and the keys `training` of its training.
 
-    The run it starts from counts likewise, but with all of its training.
+    Settings at their defaults and those without an effect are left out, so that runs of before and after a setting was added are
+    alike. The run it starts from counts likewise, but with all of its training.
     """
     kept = {key: value for key, value in spec.items() if key not in ("name", "group", "seed", *without)}
-    kept["training"] = {key: value for key, value in spec["training"].items() if key not in training}
+    settings = TrainingConfig.model_validate(spec["training"])
+    idle = settings_without_effect(spec["objective"], settings.model_dump()) - SIZES | WITHOUT_TRACE
+    chosen = settings.model_dump(exclude_defaults=True)
+    kept["training"] = {key: value for key, value in chosen.items() if key not in idle and key not in training}
     if spec["start_from"]:
         start = folder.parent / spec["start_from"]
         kept["start_from"] = _identity(read_json(start / "manifest.json")["spec"], start, *without)

@@ -47,6 +47,10 @@ def duration(seconds: float) -> str:
     return f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.1f} s"
 
 
+def _runs(number: int) -> str:
+    return "1 run was" if number == 1 else f"{number} runs were"
+
+
 def table(tables: Path, config: WallClockTable) -> DisplayTable:
     """This experiment's training jobs by hook point, and after them the paper's by layer."""
     timing = read_table(tables, "timing", _COLUMNS)
@@ -54,11 +58,11 @@ def table(tables: Path, config: WallClockTable) -> DisplayTable:
     together, unknown = ((timing["job"] == job).sum() for job in ("together", "unknown"))
     notes = []
     if together:
-        notes.append(f"{together} runs were trained together and have no time of their own.")
-    if unknown or not len(timing):
-        notes.append(
-            f"{unknown} runs have no record of their training." if unknown != 1 else "1 run has no record of its training."
-        )
+        notes.append(f"{_runs(together)} trained together with others: such a job has no time of one run.")
+    if unknown:
+        notes.append(f"{_runs(unknown)} trained without a record of the time.")
+    if timing.empty:
+        notes.append("There are no runs.")
     return DisplayTable(frame(rows, ("where", "SAE"), ("jobs", "wall-clock", "tokens/s", "× local")), tuple(notes))
 
 
