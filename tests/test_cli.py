@@ -23,6 +23,7 @@ from saeworks.cli.derive import command, read_docstring
 from saeworks.config.base import Json
 from saeworks.config.experiment import parse_experiment
 from saeworks.store.errors import Interrupted, UserError
+from tests.each import each
 from tests.tiny.model import write_model
 from tests.workflow.conftest import planned, snakemake
 
@@ -125,8 +126,8 @@ def test_help_comes_from_the_docstring(run):
     assert "--quick" in text and "--no-quick" not in text and "--sizes <int>..." in text
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
+@each(
+    "change, sentence",
     [
         ({"--whole-number": "three"}, "Invalid value for '--whole-number'"),
         ({"--kind": "c"}, "'c' is not one of 'a', 'b'."),
@@ -157,7 +158,7 @@ def test_a_docstring_without_sections_has_no_entries():
     assert read_docstring(None) == ("", {})
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@each("name", COMMANDS)
 def test_every_command_shows_the_parameters_of_its_function(name, capsys):
     module, function = COMMANDS[name].target.split(":")
     assert cli.main([name, "--help"]) == 0
@@ -171,7 +172,7 @@ def test_every_command_shows_the_parameters_of_its_function(name, capsys):
     assert ("--threads" in shown) == COMMANDS[name].computes
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@each("name", COMMANDS)
 def test_every_option_says_what_it_is(name):
     for parameter in application().commands[name].params:
         assert parameter.help, parameter.name
@@ -349,8 +350,8 @@ def test_a_new_experiment_can_be_run_as_it_is(repository, capsys):
     assert jobs["train"] == 4 and jobs["pareto"] == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
+@each(
+    "name, sentence",
     [
         ("two words", "an experiment cannot be named 'two words'; use letters"),
         ("../other", "an experiment cannot be named '../other'; use letters"),

@@ -88,7 +88,7 @@ _PENALTIES = {
 }
 
 
-@pytest.mark.parametrize("name", _PENALTIES)
+@each("name", _PENALTIES)
 @each("shape, form", product([(1, 1), (1, 9), (4, 1), (4, 9)], ["dense", "entries"]))
 def test_a_penalty_is_the_mean_over_tokens_of_a_sum_over_features(name, form, shape):
     penalty, term = _PENALTIES[name]

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt
+from tests.each import each
 
 from saeworks.config import document
 from saeworks.config.base import Frozen
@@ -67,8 +68,8 @@ def test_the_readme_names_the_blocks_without_keys():
     assert "\nWithout keys: `selection_table`, `wall_clock`.\n" in document.readme()
 
 
-@pytest.mark.parametrize(
-    ("key", "kind", "default"),
+@each(
+    "key, kind, default",
     [
         ("training.d_sae", "whole number ≥ 1", "`1024`"),
         ("training.lr", "number > 0", "`0.0005`"),
@@ -136,7 +137,7 @@ def test_the_schema_accepts_valid_files_of_both_kinds():
     assert _valid(yaml.safe_load((_REPOSITORY / "config" / "config.yaml").read_text()))
 
 
-@pytest.mark.parametrize(
+@each(
     "values",
     [
         {},

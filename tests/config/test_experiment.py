@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.each import each
 
 from saeworks.config.experiment import Experiment, PretrainExperiment, parse_experiment
 from saeworks.config.recipes import PRESETS
@@ -245,14 +246,14 @@ _FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "value", "sentence"), _FAULTS, ids=[sentence[:70] for _, _, sentence in _FAULTS])
+@each("path, value, sentence", _FAULTS)
 def test_a_fault_is_one_sentence_with_the_key_the_value_and_the_mend(path, value, sentence):
     with pytest.raises(UserError) as caught:
         parse_experiment(_changed(path, value))
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize("key", ["training", "model", "corpus", "runs", "figures"])
+@each("key", ["training", "model", "corpus", "runs", "figures"])
 def test_a_block_that_is_no_block_is_named(key):
     for value in (None, 3, "text", [1]):
         with pytest.raises(UserError, match=rf"^configuration key `{key}` is .*: input should be a valid dictionary.*\.$"):
@@ -303,7 +304,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
 _GPT2 = {"source": "hub", "name": "gpt2"}
 
 
-@pytest.mark.parametrize("change", [("corpus", _TEXT), ("corpus", _HUB), ("model", _GPT2), ("training/lr", 0.1)])
+@each("change", [("corpus", _TEXT), ("corpus", _HUB), ("model", _GPT2), ("training/lr", 0.1)])
 def test_a_round_trip_through_json_gives_an_equal_experiment_and_equal_runs(change):
     experiment = parse_experiment(_changed(*change))
     again = parse_experiment(json.loads(json.dumps(experiment.model_dump(exclude_unset=True))))
@@ -324,8 +325,8 @@ def _keys(values: dict[str, Any]) -> tuple[str, str, str]:
     return experiment.model_key(), experiment.corpus_key(), experiment.activations_key()
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "changes"),
+@each(
+    "path, value, changes",
     [
         ("model/name", "other", (True, True, True)),
         ("model/processing/fold_ln", False, (True, True, True)),
@@ -404,24 +405,39 @@ def _training(group: dict[str, Any] | None = None, **block: Any) -> TrainingConf
     return parse_experiment(values).run_specs()[0].training
 
 
-@pytest.mark.parametrize(
-    ("preset", "values"),
+@each(
+    "preset, values",
     [
-        ("braun2024", {"architecture": "relu", "decoder": "normalised", "lr": 5e-4, "schedule": "cosine", "warmup_fraction": 0.05}),
+        (
+            "braun2024",
+            {"architecture": "relu", "decoder": "normalised", "lr": 5e-4, "schedule": "cosine", "warmup_fraction": 0.05},
+        ),
         ("braun2024", {"mse_norm": "d_in", "pre_bias": False, "grad_clip": 10.0, "final_lr_fraction": 0.1, "adam_beta2": 0.999}),
         ("braun2024", {"decoder_init": "orthogonal", "encoder_init": "linear", "dead_features": "none"}),
-        ("bloom2024", {"mse_norm": "input_norm", "lr": 4e-4, "dead_features": "ghost_grads", "decoder_bias_init": "geometric_median"}),
-        ("bloom2024", {"pre_bias": True, "decoder": "renormalised", "encoder_init": "kaiming_d_sae", "dead_window_tokens": 20_480_000}),
+        (
+            "bloom2024",
+            {"mse_norm": "input_norm", "lr": 4e-4, "dead_features": "ghost_grads", "decoder_bias_init": "geometric_median"},
+        ),
+        (
+            "bloom2024",
+            {"pre_bias": True, "decoder": "renormalised", "encoder_init": "kaiming_d_sae", "dead_window_tokens": 20_480_000},
+        ),
         ("gao2024", {"architecture": "topk", "mse_norm": "variance", "dead_features": "auxk", "auxk_coeff": 1 / 32, "lr": 1e-4}),
-        ("gao2024", {"adam_eps": 6.25e-10, "weight_ema": 0.999, "activation_scale": "layer_norm", "dead_window_tokens": 10_000_000}),
+        (
+            "gao2024",
+            {"adam_eps": 6.25e-10, "weight_ema": 0.999, "activation_scale": "layer_norm", "dead_window_tokens": 10_000_000},
+        ),
         ("gao2024", {"statistics_tokens": 32_768, "encoder_init": "transpose", "schedule": "constant", "topk_relu": True}),
         ("gated2024", {"architecture": "gated", "lr": 3e-4, "adam_beta1": 0.0, "dead_features": "resample"}),
         ("anthropic-april2024", {"penalty": "l1_decoder_norm", "decoder": "free", "lr": 5e-5, "grad_clip": 1.0}),
         ("anthropic-april2024", {"sparsity_warmup_fraction": 0.05, "schedule": "linear_tail", "tail_fraction": 0.2}),
         ("anthropic-april2024", {"final_lr_fraction": 0.0, "decoder_init_norm": 0.1, "activation_scale": "norm"}),
-        ("batchtopk2024", {"architecture": "batch_topk", "lr": 3e-4, "adam_beta2": 0.99, "auxk_k": 512, "auxk_normalised": False}),
+        (
+            "batchtopk2024",
+            {"architecture": "batch_topk", "lr": 3e-4, "adam_beta2": 0.99, "auxk_k": 512, "auxk_normalised": False},
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("where", ["block", "group"])
 def test_a_preset_gives_the_paper_s_values_and_leaves_the_budget_alone(preset, values, where):
     training = _training(preset=preset) if where == "block" else _training({"preset": preset})
@@ -436,8 +452,8 @@ def test_presets_are_checked_against_the_settings_there_are():
         assert not values.keys() & {"d_sae", "n_tokens", "batch_tokens", "log_every", "checkpoint_every", "preset"}
 
 
-@pytest.mark.parametrize(
-    ("block", "group", "expected"),
+@each(
+    "block, group, expected",
     [
         ({}, {}, (5e-4, 10.0)),  # defaults
         ({"preset": "anthropic-april2024"}, {}, (5e-5, 1.0)),

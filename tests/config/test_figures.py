@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import yaml
+from tests.each import each
 
 from saeworks.config.experiment import parse_experiment
 
@@ -30,8 +30,8 @@ def wanted(*groups: dict, training: dict | None = None) -> set[str]:
     return OF_RUNS & set(experiment.figure_names())
 
 
-@pytest.mark.parametrize(
-    ("groups", "more"),
+@each(
+    "groups, more",
     [
         ([{"sparsity_coeffs": [1, 2]}], set()),
         ([{}, {"objective": "e2e"}], {"cross_objective"}),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.each import each
 from tests.tiny_pipeline import CONTEXT, D_VOCAB, N_CTX, write_model
 
 from saeworks.config.corpus import HubCorpus, SampledCorpus, TextCorpus
@@ -56,8 +57,8 @@ def _rows(*texts: str) -> list[list[int]]:
     return [_ids(text) for text in texts]
 
 
-@pytest.mark.parametrize(
-    ("settings", "held_out", "train"),
+@each(
+    "settings, held_out, train",
     [
         ({}, _rows("abc|"), _rows("defg", "h|ij")),
         ({"separator": "bos"}, _rows("abc^"), _rows("defg", "h^ij")),

@@ -10,6 +10,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+from tests.each import each
 
 from saeworks.lm import novels
 from saeworks.store.errors import UserError
@@ -211,7 +212,7 @@ _EXCERPTS = {
 }
 
 
-@pytest.mark.parametrize("book", _EXCERPTS)
+@each("book", _EXCERPTS)
 def test_real_markup_gives_the_text_the_model_was_trained_on(shared, book):
     path = shared / "data" / "text" / "novels" / "train.txt.xz"
     if not path.exists():

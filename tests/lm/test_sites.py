@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.each import each
 
 from saeworks.lm.sites import Site, residual_before, splice
 from saeworks.store.errors import UserError
@@ -17,8 +18,8 @@ def _arch(parallel: bool = False) -> SimpleNamespace:
     return SimpleNamespace(**_SHAPE, parallel=parallel)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "layer", "d_in", "stream", "parallel_stream", "resume"),
+@each(
+    "name, kind, layer, d_in, stream, parallel_stream, resume",
     [
         ("hook_resid_pre", "resid_pre", 1, 16, "hook_resid_pre", "hook_resid_pre", 1),
         ("hook_resid_mid", "resid_mid", 1, 16, "hook_resid_mid", None, 2),
@@ -41,9 +42,7 @@ def test_a_name_is_parsed_against_the_model(name, kind, layer, d_in, stream, par
         assert (parallel.stream, parallel.resume, parallel.in_block) == (f"blocks.1.{parallel_stream}", resume, False)
 
 
-@pytest.mark.parametrize(
-    "name", ["blocks.3.hook_mlp_out", "blocks.1.hook_z", "blocks.01.hook_mlp_out", "blocks.-1.hook_mlp_out", ""]
-)
+@each("name", ["blocks.3.hook_mlp_out", "blocks.1.hook_z", "blocks.01.hook_mlp_out", "blocks.-1.hook_mlp_out", ""])
 def test_a_name_that_the_model_does_not_have_is_one_sentence(name):
     with pytest.raises(UserError) as caught:
         Site.parse(name, _arch())
@@ -64,8 +63,8 @@ _BLOCK = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "h
 _LAST = [*(f"blocks.2.{name}" for name in _BLOCK), "blocks.2.hook_resid_post"]
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
+@each(
+    "name, expected",
     [
         ("blocks.1.hook_resid_pre", [*(f"blocks.1.{name}" for name in _BLOCK[1:]), *_LAST]),
         ("blocks.0.hook_resid_post", [*(f"blocks.1.{name}" for name in _BLOCK[1:]), *_LAST]),

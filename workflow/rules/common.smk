@@ -18,7 +18,8 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-GPU = int(shutil.which("nvidia-smi") is not None)  # a counter that keeps jobs from sharing one
+# a counter that keeps jobs from sharing a GPU; 0 on a machine without one, so that CPU jobs run side by side
+GPU = int(not workflow.local_exec or shutil.which("nvidia-smi") is not None)
 LOGS = f"logs/{PLAN.name}"
 
 

@@ -21,6 +21,8 @@ for study_name, study in PLAN.studies.items():
         threads: 1
         resources:
             gpu=GPU if "model" in study.needs else 0,
+            mem_mb=32000,
+            runtime=240,
         params:
             identity=lambda wc, study=study_name: PLAN.identity_json(PLAN.measurement(study, at(wc))),
             study=study_name,

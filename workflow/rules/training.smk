@@ -17,6 +17,8 @@ rule train:
     threads: 1
     resources:
         gpu=GPU,
+        mem_mb=32000,
+        runtime=1440,
     params:
         identity=lambda wc: PLAN.identity_json(f"train/{at(wc)}"),
         fingerprint=lambda wc: PLAN.fingerprint(f"train/{at(wc)}"),
@@ -60,6 +62,8 @@ for together_at, together_runs in PLAN.trained_together.items():
         threads: 1
         resources:
             gpu=GPU,
+            mem_mb=32000,
+            runtime=1440,
         params:
             identities=[PLAN.identity_json(f"train/{run}") for run in together_runs],
             fingerprints=[PLAN.fingerprint(f"train/{run}") for run in together_runs],
