@@ -123,8 +123,8 @@ _FAULTS = [
     ),
     (
         "runs/local/training", {"architecture": "top_k"},
-        "configuration key `runs.local.training.architecture` is 'top_k'; it must be one of batch_topk, gated, jumprelu, "
-        "matryoshka_batch_topk, relu, topk (did you mean 'topk'?).",
+        "configuration key `runs.local.training.architecture` is 'top_k'; it must be one of relu, topk, batch_topk, "
+        "matryoshka_batch_topk, gated, jumprelu (did you mean 'topk'?).",
     ),
     (
         "runs/local/training", {"penalty": "l1", "tanh_scale": 2},
