@@ -15,6 +15,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the networ
 os.environ["TRITON_INTERPRET"] = "1"  # kernels run on CPU tensors; read when Triton is imported
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that they run beside the others instead of after them."""
+    items.sort(key=lambda item: "tests/workflow/" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _determinism() -> None:
     torch.set_num_threads(1)

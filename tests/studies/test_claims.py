@@ -525,9 +525,7 @@ def _assert_shown(written: Path, found: pd.DataFrame) -> None:
     shown = verdicts.readable(found)
     brief = ["claim", "published", "source", "ours [interval]", "verdict"]
     lines = html_rows((written / "claims.html").read_text())
-    assert (
-        lines == shown[[*brief, "interval is", "test", "note"]].to_numpy().tolist()
-    )  # of one model and hook point, without power
+    assert lines == shown[[*brief, "interval is", "test", "power", "note"]].to_numpy().tolist()  # of one model and hook point
     page = (written / "claims.html").read_text()
     assert verdicts.summary(found) in page and "Model: toy. Hook point: blocks.4.hook_resid_pre." in page
     in_print = tex_rows((written / "claims.tex").read_text())

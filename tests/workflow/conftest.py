@@ -1,7 +1,7 @@
 """Running Snakemake for real, in folders of its own.
 
 A launch that runs jobs takes seconds for each of them: tests share the folder `finished` where they only look, and a test of what a
-change makes stale asks the plan. Tests that use `finished` are in one group of pytest-xdist, so that it is made once.
+change makes stale asks the plan. pytest-xdist gives the tests of a file to one worker (`--dist loadfile`), so that it is made once.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import yaml
 
 from .conftest import HOOK, REPOSITORY, TINY, call, edited, plan_of, planned, rules, times
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 
 _FILES = ("Snakefile", "workflow", "profiles", "envs", "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
 _WHO = {"user.name": "test", "user.email": "test@example.org", "init.defaultBranch": "main", "commit.gpgsign": "false"}

@@ -13,8 +13,6 @@ import yaml
 
 from .conftest import HOOK, PRINTED, REPOSITORY, call, plan_of, planned, rules, snakemake, times, tiny_plan
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 _NOT_STORED = ("data/prepared", "data/activations", ".snakemake", "scratch", "logs")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from .conftest import REPOSITORY, snakemake
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stories260k")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

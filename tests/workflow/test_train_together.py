@@ -14,8 +14,6 @@ import yaml
 
 from .conftest import HOOK, REPOSITORY, TINY, assert_same_results, planned, snakemake, tiny_plan
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 TOGETHER = "train_together_blocks_1_hook_resid_pre"
 
 

@@ -146,8 +146,8 @@ def test_what_is_reconstructed_and_with_what_weight(tmp_path):
             ("e2e_ds", {"downstream_coeff": 5, "downstream_next": 3}, "next 3", 0.0),
             (
                 "e2e_ds",
-                {"downstream_hook_points": ["blocks.2.hook_mlp_out", "blocks.3.hook_z"]},
-                "blocks.2.hook_mlp_out, blocks.3.hook_z",
+                {"downstream_hook_points": ["blocks.2.hook_mlp_out", "blocks.3.attn.hook_z"]},
+                "blocks.2.hook_mlp_out, blocks.3.attn.hook_z",
                 0.0,
             ),
             ("finetune", {"downstream_coeff": None}, "", 0.5),

@@ -104,14 +104,14 @@ def test_runs_without_a_time_of_their_own_are_left_out_and_counted(shown):
     found = shown(table)
     assert [row[1] for row in rows(found) if row[0] == HOOKS[1]] == ["local"]
     assert found.notes == (
-        "2 runs were trained together and have no time of their own.",
-        "1 run has no record of its training.",
+        "2 runs were trained together with others: such a job has no time of one run.",
+        "1 run was trained without a record of the time.",
     )
 
 
 def test_without_any_run_the_paper_s_values_remain(shown):
     found = shown(timing().iloc[:0])
-    assert found.notes == ("0 runs have no record of their training.",) and len(rows(found)) == 9
+    assert found.notes == ("There are no runs.",) and len(rows(found)) == 9
 
 
 def test_durations():
