@@ -19,9 +19,9 @@ rule activation_cache:
         spec=PLAN.spec("activation_cache", "activations"),
         hook_points=PLAN.experiment.hook_points(),
         end_to_end=PLAN.end_to_end_options(),
-        model=PLAN.model,
-        corpus=PLAN.corpus,
-        out=PLAN.cache,
+        model=lambda wc: PLAN.model,
+        corpus=lambda wc: PLAN.corpus,
+        out=lambda wc: PLAN.cache,
     shell:
         "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points:q} {params.end_to_end:q} --model {params.model:q}"
         " --corpus {params.corpus:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"

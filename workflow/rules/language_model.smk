@@ -14,7 +14,7 @@ rule language_model:
     params:
         identity=PLAN.identity_json("language_model"),
         spec=PLAN.spec("language_model", "model"),
-        out=PLAN.model,
+        out=lambda wc: PLAN.model,
     shell:
         "saeworks prepare --spec {params.spec:q} --out {params.out:q} --threads {threads}"
         " --record {output.record:q} --identity {params.identity:q} --log {log:q}"
@@ -35,8 +35,8 @@ rule corpus:
         identity=PLAN.identity_json("corpus"),
         fingerprint=PLAN.fingerprint("corpus"),
         spec=PLAN.spec("corpus", "corpus"),
-        model=PLAN.model,
-        out=PLAN.corpus,
+        model=lambda wc: PLAN.model,
+        out=lambda wc: PLAN.corpus,
     shell:
         "saeworks corpus --spec {params.spec:q} --model {params.model:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"
         " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

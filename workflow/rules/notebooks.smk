@@ -25,8 +25,8 @@ for notebook_name in PLAN.notebooks:
         params:
             identity=PLAN.identity_json(f"notebook/{notebook_name}"),
             name=notebook_name,
-            tables=PLAN.tables,
-            figures=f"{PLAN.results}/figures",
+            tables=lambda wc: PLAN.tables,
+            figures=lambda wc: f"{PLAN.results}/figures",
             drawn=PLAN.reproducible_figures,
             experiment=PLAN.name,
         shell:

@@ -15,7 +15,7 @@ for study_name, study in PLAN.studies.items():
             files=PLAN.part_files(study_name, _PLACES[study.scope]),
             record=PLAN.part_record(study_name, _PLACES[study.scope]),
         log:
-            "/".join(filter(None, [LOGS, study_name, _PLACES[study.scope] or "measure"])) + ".log",
+            f"{LOGS}/{study_name}/{_PLACES[study.scope] or 'measure'}.log",
         conda:
             "../../envs/environment.yaml"
         threads: 1
@@ -28,8 +28,8 @@ for study_name, study in PLAN.studies.items():
             study=study_name,
             spec=lambda wc, study=study_name: PLAN.spec(PLAN.measurement(study, at(wc)), study),
             at=lambda wc: ["--at", at(wc)] if at(wc) else [],
-            model=PLAN.model,
-            corpus=PLAN.corpus,
+            model=lambda wc: PLAN.model,
+            corpus=lambda wc: PLAN.corpus,
             runs=PLAN.runs_option(study_name),
             experiment=PLAN.name,
             out=lambda wc, input, output: os.path.dirname(output.files[0]),
