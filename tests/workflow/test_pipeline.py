@@ -199,3 +199,9 @@ def test_a_damaged_shard_stops_the_run_that_reads_it(workplace, variant):
     output = snakemake(workplace, "--", "saes", config=variant(**{"runs.e2e.sparsity_coeffs": [0.02]}), check=False)
     assert f"{shard.relative_to(workplace)} is damaged" in output
     assert not (workplace / "results/tiny/saes" / HOOK / "e2e-c0.02-s0" / "manifest.json").exists()
+
+
+def test_what_is_out_of_date_and_missing_is_made_for_what_follows_from_it(workplace, variant):
+    shutil.rmtree(workplace / "results" / "tiny" / "tables" / "geometry")  # parts, whose joined tables are there
+    jobs = planned(snakemake(workplace, "-n", config=variant(**{"runs.e2e.sparsity_coeffs": [0.02]})))
+    assert jobs["measure_geometry"] == 2 and jobs["geometry_tables"] == jobs["within_dictionary"] == 1

@@ -1,5 +1,5 @@
 # Rules ask the plan (`saeworks.plan`) what there is, where it lies, what it depends on and whether it is current. Snakemake goes by
-# times: so a job whose results are there but not current has one input that is new, and all inputs of any other are `ancient`.
+# times: so all inputs of an unchanged job are `ancient`, and a changed one whose results are there has an input that is new.
 import os
 import shlex
 import shutil
@@ -35,5 +35,5 @@ def at(wildcards):
 
 def reads(job):
     """Inputs of a job."""
-    files, new = PLAN.needs(job), PLAN.mark(job)
-    return files + new if new else [ancient(path) for path in files]
+    files = PLAN.needs(job)
+    return files + PLAN.mark(job) if PLAN.differences(job) else [ancient(path) for path in files]
