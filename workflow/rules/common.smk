@@ -35,10 +35,5 @@ def at(wildcards):
 
 def reads(job):
     """Inputs of a job."""
-    return PLAN.needs(job) + PLAN.mark(job) if PLAN.differences(job) else [*map(ancient, PLAN.needs(job))]
-
-
-def reads_together(place, runs):
-    """Inputs of a job that trains several runs."""
-    files, changed = PLAN.sources() + PLAN.training_data, any(PLAN.differences(f"train/{run}") for run in runs)
-    return files + PLAN.new_mark(f"together/{place}") if changed else [*map(ancient, files)]
+    files, changed = PLAN.inputs(job)
+    return files if changed else [*map(ancient, files)]

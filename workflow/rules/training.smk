@@ -49,7 +49,7 @@ for together_at, together_runs in PLAN.trained_together.items():
         name:
             f"train_together_{together_at.replace('.', '_')}"
         input:
-            reads_together(together_at, together_runs),
+            reads(f"together/{together_at}"),
         output:
             files=temp([path for run in together_runs for path in PLAN.run_files(run, PLAN.together)]),
             records=temp([f"{PLAN.together}/{run}/identity.json" for run in together_runs]),

@@ -377,7 +377,16 @@ class ExperimentPlan(State):
             return self._measured_from(*rest.partition("/")[::2])
         if stage == "figure":
             return [self.table(name) for name in getattr(self.experiment.figures, rest).reads]
-        return [path for other in self.jobs[job].inputs for path in self.jobs[other].outputs]
+        return super().needs(job)
+
+    def inputs(self, job: str) -> tuple[list[str], bool]:
+        """As the base class; also for `together/<place>`, a job that trains several runs."""
+        stage, _, place = job.partition("/")
+        if stage != "together":
+            return super().inputs(job)
+        files = self.sources() + self.training_data
+        changed = any(self.differences(f"train/{run}") for run in self.trained_together[place])
+        return files + (self.new_mark(job) if changed else []), changed
 
     def _measured_from(self, study: str, place: str) -> list[str]:
         needs, job = self.studies[study].needs, self.measurement(study, place)

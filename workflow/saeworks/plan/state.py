@@ -69,6 +69,14 @@ class State:
         """Whether all results of a job exist and nothing that they depend on has changed."""
         return all((self.root / path).exists() for path in self.jobs[name].outputs) and not self.differences(name)
 
+    def needs(self, name: str) -> list[str]:
+        """Files that a job reads."""
+        return [path for other in self.jobs[name].inputs for path in self.jobs[other].outputs]
+
+    def inputs(self, name: str) -> tuple[list[str], bool]:
+        """What a job reads, its `mark` among that, and whether something that it depends on has changed."""
+        return self.needs(name) + self.mark(name), bool(self.differences(name))
+
     def mark(self, name: str) -> list[str]:
         """A file newer than the results of a job that is not current, so that what goes by times makes them again.
 
