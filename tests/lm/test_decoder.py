@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from tests.each import each
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from saeworks.config.model import PathModel, Processing
@@ -155,7 +156,7 @@ def _assert_equal_to_bridge(model: Decoder | BridgeModel, bridge, tokens: torch.
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", _FAMILIES)
+@each("family", _FAMILIES)
 def test_decoder_equals_the_bridge_in_float64(bridge_of, family):
     bridge = bridge_of(family)
     decoder = extract_decoder(bridge)
@@ -164,7 +165,7 @@ def test_decoder_equals_the_bridge_in_float64(bridge_of, family):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", _FAMILIES)
+@each("family", _FAMILIES)
 def test_decoder_equals_the_bridge_in_float32(bridge_of, family):
     bridge = bridge_of(family, torch.float32)
     _assert_equal_to_bridge(extract_decoder(bridge), bridge, _tokens(), 1e-4)
@@ -191,7 +192,7 @@ def test_decoder_and_bridge_model_equal_the_bridge_on_a_real_directory(shared, n
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", _FAMILIES)
+@each("family", _FAMILIES)
 def test_unprocessed_weights_give_the_logits_of_hugging_face(model_folder, family):
     folder = model_folder(family)
     processing = Processing(fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False)
@@ -202,7 +203,7 @@ def test_unprocessed_weights_give_the_logits_of_hugging_face(model_folder, famil
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", _FAMILIES)
+@each("family", _FAMILIES)
 def test_processed_weights_give_the_probabilities_of_hugging_face(model_folder, bridge_of, family):
     reference = transformers.AutoModelForCausalLM.from_pretrained(model_folder(family), dtype=torch.float32)
     tokens = _tokens()
@@ -391,7 +392,7 @@ def test_the_frozen_model_collects_no_gradients(bridge_of):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", _FAMILIES)
+@each("family", _FAMILIES)
 @pytest.mark.parametrize("steps", [[1] * _ROW, [7, 1, 1, 8, 3]], ids=["one by one", "in pieces"])
 def test_stepping_with_a_cache_equals_the_whole_row(bridge_of, family, steps):
     decoder = extract_decoder(bridge_of(family))

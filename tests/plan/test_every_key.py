@@ -6,8 +6,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from pydantic import BaseModel
+from tests.each import each
 
 from saeworks.config.experiment import Experiment, parse_experiment
 from saeworks.config.recipes import settings_without_effect
@@ -165,7 +165,7 @@ def test_nothing_is_stale_in_what_was_just_made(stale):
     assert stale({}) == set()
 
 
-@pytest.mark.parametrize("block", sorted({key.split(".")[0] for key in _mutations()}))
+@each("block", sorted({key.split(".")[0] for key in _mutations()}))
 def test_a_key_makes_stale_what_depends_on_it_and_nothing_else(stale, block):
     before = parse_experiment(experiment())
     for key, changes in _mutations().items():

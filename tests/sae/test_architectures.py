@@ -86,7 +86,7 @@ def assert_literal(
     return expected, gradients
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@each("variant", VARIANTS)
 @each("way", [active, dense])
 @each("decoder, pre_bias", product(["normalised", "renormalised", "free"], [True, False]))
 def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, decoder, pre_bias, way):
@@ -96,7 +96,7 @@ def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, de
     assert all(gradient.any() for gradient in gradients.values())  # none is right for being zero
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@each("variant", VARIANTS)
 @each("way", [active, dense])
 @each("size", SIZES)
 def test_the_edge_sizes(variant, size, way):
@@ -110,7 +110,7 @@ def test_the_edge_sizes(variant, size, way):
     assert expected.codes.any()
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "topk_signed"])
+@each("variant", [v for v in VARIANTS if v != "topk_signed"])
 @each("way", [active, dense])
 def test_a_silent_dictionary_returns_its_bias_and_has_no_encoder_gradient(variant, way):
     sae = literal.make(variant)
@@ -125,7 +125,7 @@ def test_a_silent_dictionary_returns_its_bias_and_has_no_encoder_gradient(varian
     assert gradients["b_dec"].all()
 
 
-@pytest.mark.parametrize("variant", ["relu", "topk", "batch_topk", "gated", "jumprelu", "multi_topk"])
+@each("variant", ["relu", "topk", "batch_topk", "gated", "jumprelu", "multi_topk"])
 @each("way", [active, dense])
 @each("dead, k_aux", product([[0], [2, 5, 6], list(range(11))], [1, 2, 4, 11, 50]))
 def test_auxk_takes_the_largest_dead_pre_activations(variant, k_aux, dead, way):
@@ -150,7 +150,7 @@ def test_auxk_of_no_dead_feature_is_empty(way):
     assert_literal(sae, "topk", x, 3, torch.zeros(11, dtype=torch.bool), 3, way.forward)
 
 
-@pytest.mark.parametrize("variant", ["topk", "topk_signed", "multi_topk", "batch_topk", "matryoshka"])
+@each("variant", ["topk", "topk_signed", "multi_topk", "batch_topk", "matryoshka"])
 @each("way", [active, dense])
 def test_of_equal_pre_activations_the_first_are_taken(variant, way):
     sae, generator = literal.make(variant, k=2), torch.Generator().manual_seed(0)
@@ -172,7 +172,7 @@ def test_chunks_that_do_not_divide_the_batch_change_nothing(variant, way, monkey
     assert_literal(sae, variant, random(7, 5, seed=9), 3, dead, 2, way.forward)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@each("variant", VARIANTS)
 @each("layer_norm", [True, False])
 def test_inference_is_the_training_pass_in_the_space_of_the_input(variant, layer_norm):
     sae, x = literal.make(variant, decoder="normalised", pre_bias=True, layer_norm=layer_norm), 3 * random(6, 5, seed=9) + 2
@@ -192,7 +192,7 @@ def test_inference_is_the_training_pass_in_the_space_of_the_input(variant, layer
     assert torch.equal(output, sae.denormalise(sae.decode(codes), stats))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@each("variant", VARIANTS)
 def test_any_number_of_leading_axes_is_one_batch(variant):
     sae, x = literal.make(variant, layer_norm=True).eval(), random(2, 3, 5, seed=9)
     output, codes = sae(x)
@@ -205,7 +205,7 @@ def test_any_number_of_leading_axes_is_one_batch(variant):
     torch.testing.assert_close(single_codes, codes[1, 2])
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@each("variant", VARIANTS)
 def test_the_codes_of_both_paths_report_the_same_firing(variant):
     sae, x = literal.make(variant, d_sae=40), random(3, 5, seed=9)
     expected = literal.step(sae, variant, x).codes
@@ -226,7 +226,7 @@ def test_the_path_is_chosen_by_the_share_of_active_entries():
     assert ByDensity().forward(sae, x).codes.active is not None
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@each("variant", VARIANTS)
 def test_both_paths_agree_to_float_rounding_at_a_realistic_size(variant):
     d_in, d_sae, n, k = 64, 1024, 512, 16
     sae = literal.make(variant, d_in, d_sae, k, decoder="normalised", pre_bias=True)

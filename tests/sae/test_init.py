@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import product
 
-import pytest
 import torch
 from scipy.optimize import minimize
 from tests.each import each
@@ -109,7 +108,7 @@ def test_the_threshold_of_jumprelu_starts_as_set():
     assert torch.equal(sae.threshold.detach(), torch.full((2048,), 0.25))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@each("architecture", ARCHITECTURES)
 @each("options", list(product(("linear", "kaiming", "transpose"), ("orthogonal", "kaiming", "gaussian"))))
 def test_the_same_generator_gives_the_same_bytes_and_the_global_one_is_left_alone(architecture, options):
     def weights(seed: int, global_seed: int) -> Tensor:

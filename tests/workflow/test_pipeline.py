@@ -127,6 +127,18 @@ def test_the_default_experiment_passes_a_dry_run_on_a_cluster(tmp_path):
     assert planned(output)["train"] == 12
 
 
+def test_only_runs_that_are_missing_or_out_of_date_train_together(finished):
+    def jobs(**changes: object) -> tuple[dict[str, int], int]:
+        plan = tiny_plan(finished, train_together=True, **changes)
+        return {at: len(runs) for at, runs in plan.trained_together.items()}, sum(n.startswith("train/") for n in plan.stale())
+
+    assert jobs() == ({}, 0)
+    assert jobs(**{"runs.local.sparsity_coeffs": [0.1, 1, 3]}) == ({}, 1)  # one alone is no reason for a job of its own
+    assert jobs(**{"runs.local.sparsity_coeffs": [0.1, 1, 3, 9]}) == ({HOOK: 2}, 2)
+    assert jobs(**{"training.lr": 0.004}) == ({HOOK: 5}, 7)  # without the run that continues another and the one at another place
+    assert jobs(**{"runs.finetune.training": {"n_tokens": 2048}}) == ({}, 1)
+
+
 @pytest.mark.slow
 def test_what_follows_from_a_run_is_made_again(workplace, variant):
     coefficient = {"runs.e2e.sparsity_coeffs": [0.02]}

@@ -14,22 +14,10 @@ import yaml
 
 from .conftest import HOOK, REPOSITORY, TINY, assert_same_results, planned, snakemake, tiny_plan
 
+pytestmark = pytest.mark.slow
 TOGETHER = "train_together_blocks_1_hook_resid_pre"
 
 
-def test_only_runs_that_are_missing_or_out_of_date_train_together(finished):
-    def jobs(**changes: object) -> tuple[dict[str, int], int]:
-        plan = tiny_plan(finished, train_together=True, **changes)
-        return {at: len(runs) for at, runs in plan.trained_together.items()}, sum(n.startswith("train/") for n in plan.stale())
-
-    assert jobs() == ({}, 0)
-    assert jobs(**{"runs.local.sparsity_coeffs": [0.1, 1, 3]}) == ({}, 1)  # one alone is no reason for a job of its own
-    assert jobs(**{"runs.local.sparsity_coeffs": [0.1, 1, 3, 9]}) == ({HOOK: 2}, 2)
-    assert jobs(**{"training.lr": 0.004}) == ({HOOK: 5}, 7)  # without the run that continues another and the one at another place
-    assert jobs(**{"runs.finetune.training": {"n_tokens": 2048}}) == ({}, 1)
-
-
-@pytest.mark.slow
 def test_a_second_time_and_together_gives_the_same_bytes_and_records(finished, empty, variant):
     together = variant(train_together=True)
     jobs = planned(snakemake(empty, config=together))
@@ -43,7 +31,6 @@ def test_a_second_time_and_together_gives_the_same_bytes_and_records(finished, e
     assert tiny_plan(finished, train_together=True).stale() == []
 
 
-@pytest.mark.slow
 def test_runs_that_were_trained_but_not_taken_over_do_not_train_again(finished, empty, variant):
     together = variant(train_together=True)
     snakemake(empty, "--notemp", "--until", TOGETHER, config=together)
@@ -58,7 +45,6 @@ def test_runs_that_were_trained_but_not_taken_over_do_not_train_again(finished, 
         assert (empty / path).read_bytes() == (finished / path).read_bytes(), path
 
 
-@pytest.mark.slow
 def test_a_killed_job_continues_and_gives_the_same_bytes(empty, tmp_path):
     values = yaml.safe_load(TINY.read_text()) | {"train_together": True}
     values["runs"] = {"local": values["runs"]["local"]}
