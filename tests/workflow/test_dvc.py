@@ -47,7 +47,8 @@ def author(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copyfile(source, target)
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())
-    del stages["stages"]["results"]  # of further experiments
+    for name in ("results", "times-of-seeds"):  # of further experiments
+        del stages["stages"][name]
     for stage in stages["stages"].values():
         if "foreach" in stage:
             stage["foreach"] = {"tiny": {"config": str(_CONFIG)}}
