@@ -772,7 +772,7 @@ def test_a_damaged_checkpoint_is_one_sentence(train, tmp_path):
     scratch.mkdir(parents=True)
     (scratch / "checkpoint.safetensors").write_bytes(b"half")
     (scratch / "log.jsonl").write_text("")
-    with pytest.raises(UserError, match="cannot be read .*; delete it to start that run over"):
+    with pytest.raises(UserError, match="cannot be read .*; delete it and run the same command again"):
         train(run_spec())
 
 
