@@ -36,7 +36,8 @@ def model_location(model: ModelConfig) -> str:
     folder = OWN_MODELS / model.name if own else Path(model.path)
     mend = f"fetch it with `dvc pull {folder}`" if own else "correct `model.path`"
     if not folder.is_dir():
-        raise UserError(f"model directory {folder} does not exist; {mend}.")
+        where = "" if folder.is_absolute() else f" in the working directory {Path.cwd()}"
+        raise UserError(f"model directory {folder} does not exist{where}; {mend}.")
     if not (folder / "config.json").exists():
         raise UserError(f"model directory {folder} holds no config.json, so it is no Hugging Face model; {mend}.")
     return str(folder)
