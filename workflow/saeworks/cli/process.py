@@ -19,6 +19,7 @@ from typing import Any, Literal, TextIO
 from ..config.base import Json
 from ..device import usable
 from ..store.errors import Interrupted, UserError
+from ..store.files import write_json
 
 _FAULT, _MENDABLE, _INTERRUPTED, _UNREAD = 70, 2, 130, 141
 STATUSES = {  # of a command that does not succeed
@@ -93,7 +94,7 @@ def begin_records(record: list[Path] | None = None, identity: list[Json] | None 
 
     Args:
         record: file to say in what the result was made from, when the stage has succeeded; one for each identity.
-        identity: what the stage was asked for: its settings, inputs, files and code.
+        identity: what the stage was asked for: its settings, inputs, files, code and outputs.
 
     Raises:
         UserError: there are not as many identities as records.
@@ -118,6 +119,14 @@ def flush() -> None:
     """
     if sys.stdout is not None:
         sys.stdout.flush()
+
+
+def end_records(begun: list[tuple[Path, dict[str, Any]]]) -> None:
+    """Write the records of a stage that has succeeded."""
+    for path, record in begun:
+        from ..plan.record import end_record
+
+        write_json(path, end_record(record))
 
 
 def report(error: BaseException) -> int:

@@ -125,14 +125,16 @@ def _causes(state: State, name: str) -> Iterator[str]:
 def _own_reasons(state: State, name: str) -> list[str]:
     found = [item for item in state.differences(name) if item.kind != "input"]
     code = [_definition(item) for item in found if item.kind == "definition"]
-    others = [
-        "it was not made yet"
-        if item.kind == "record"
-        else f"{item.kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}"
-        for item in found
-        if item.kind != "definition"
-    ]
+    others = [_in_words(item) for item in found if item.kind != "definition"]
     return [*others, *([_listed(code, "change of code")] if code else [])]
+
+
+def _in_words(item: Difference) -> str:
+    if item.kind == "record":
+        return "it was not made yet"
+    if item.kind == "output":
+        return f"{item.name} is not the file that it made, but another"
+    return f"{item.kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}"
 
 
 def _definition(item: Difference) -> str:
