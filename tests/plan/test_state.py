@@ -11,10 +11,12 @@ from pydantic import Field
 from saeworks.config.base import Frozen
 from saeworks.plan.code import Code
 from saeworks.plan.job import Job, Settings, nested
-from saeworks.plan.record import write_record
+from saeworks.plan.record import begin_record
 from saeworks.plan.state import State
 from saeworks.plan.why import explanation, explanations
 from saeworks.store.errors import UserError
+
+from .conftest import finish
 
 
 class _Inner(Frozen):
@@ -52,13 +54,7 @@ class _Workplace:
         return State([first, second], self.root, Code(self.root / "pack", ()))
 
     def make(self, *names: str, **changes: object) -> None:
-        state = self.state(**changes)
-        for name in names or state.jobs:
-            job = state.jobs[name]
-            for path in job.outputs:
-                (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-                (self.root / path).write_text("made")
-            write_record(self.root / job.record, state.identity_json(name), state.code)
+        finish(self.state(**changes), *names)
 
 
 @pytest.fixture
@@ -142,7 +138,9 @@ def test_code_counts_by_definition(place):
 def test_the_code_of_a_record_is_what_ran_not_what_was_planned(place):
     planned = place.state().identity_json("first")
     place.write_code("return 4")
-    write_record(place.root / "out" / "first.json", planned, Code(place.root / "pack", ()))
+    (place.root / "out" / "first.json").write_text(
+        json.dumps(begin_record(planned, Code(place.root / "pack", ())) | {"outputs": {}})
+    )
     assert "first" not in place.state().stale()
 
 

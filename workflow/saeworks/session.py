@@ -15,7 +15,7 @@ from .activations.cache import ActivationCache
 from .activations.stream import ActivationStream, open_activations
 from .config.activations import ActivationsConfig
 from .config.base import parse
-from .config.model import HubModel, ModelConfig, OwnModel, PathModel, model_label
+from .config.model import ModelConfig, model_label
 from .lm.bridge import BridgeModel
 from .lm.decoder import Decoder
 from .lm.prepare import load_model, prepare
@@ -27,8 +27,6 @@ from .store.files import content_hash, read_json
 from .studies.fidelity.measure import evaluate
 from .studies.fidelity.settings import FidelityConfig
 from .studies.held_out import held_out_rows
-
-_SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,7 @@ def load_session(
 
 def model_settings(run_manifest: dict[str, Any]) -> ModelConfig:
     """The model block of the experiment that a run belongs to."""
-    settings = run_manifest["data"]["model"]
-    return parse(_SOURCES[settings["source"]], settings, "model")
+    return parse(ModelConfig, run_manifest["data"]["model"], "model")
 
 
 def tables_folder(run: Path) -> Path:

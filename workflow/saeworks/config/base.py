@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from typing import Any, NewType, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ..store.errors import UserError, did_you_mean
 
@@ -23,13 +23,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(model: type[Model], values: Any, where: str = "") -> Model:
-    """Validate `values` as `model`; `where` is the dotted path of `values` in the configuration.
+    """Validate `values` as `model`, or as one of a union of models that their `source` tells apart; `where` is the dotted path of `values` in the configuration.
 
     Raises:
         UserError: one sentence about the first fault, with the key, the value and the mend.
     """
     try:
-        return model.model_validate(values)
+        return TypeAdapter(model).validate_python(values)
     except ValidationError as error:
         raise UserError(_sentence(model, error.errors()[0], where)) from None
 
@@ -54,6 +54,8 @@ def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
         )
     if kind == "union_tag_not_found":
         return f"configuration key `{key}.source` is missing; add it (see config/README.md)."
+    if kind in ("model_type", "model_attributes_type"):
+        return f"configuration block `{key}` is {given!r}; it must be a block of keys (see config/README.md)."
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if kind == "value_error":

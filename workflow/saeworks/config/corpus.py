@@ -48,7 +48,7 @@ class TextCorpus(_Packed):
 
     source: Literal["text"] = Field("text", description="Local text files (.txt, .txt.xz, .jsonl).")
     files: Annotated[list[str], Field(min_length=1)] = Field(
-        description="Paths, read in this order. Text files separate documents by a line `<|endoftext|>`."
+        description="Paths, read in this order; relative to the working directory, where `snakemake` runs. Text files separate documents by a line `<|endoftext|>`."
     )
     field: str = Field("text", description="Field of a .jsonl line that holds the text.")
     collapse_newlines: bool = Field(False, description="Replace each run of newlines by one.")

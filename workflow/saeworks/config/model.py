@@ -39,7 +39,9 @@ class PathModel(Frozen):
 
     source: Literal["path"] = Field("path", description="Any local directory with a Hugging Face causal language model.")
     name: Name = Field(description="The name used in paths and figures.")
-    path: str = Field(description="Directory with config.json, the weights and the tokenizer.")
+    path: str = Field(
+        description="Directory with config.json, the weights and the tokenizer; relative to the working directory, where `snakemake` runs."
+    )
     processing: Processing = Field(
         default_factory=Processing, description="Weight processing; part of every artefact's identity."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,21 @@ def why(target: str, /, configfile: str | None = None) -> None:
         UserError: the configuration has no such file or job.
     """
     path = Path(configfile) if configfile else configuration_of(target)
+    for paragraph in explanations(open_plan(_read(path)), target):
+        print(paragraph)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name the experiment's file with `--configfile`.") from None
-    for paragraph in explanations(open_plan(values), target):
-        print(paragraph)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as YAML ({reason}); mend it, or name another file with `--configfile`.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no experiment file: it holds no keys; name one with `--configfile`.")
+    return values
 
 
 def configuration_of(target: str, folder: Path = Path("config")) -> Path:
@@ -45,9 +55,9 @@ def configuration_of(target: str, folder: Path = Path("config")) -> Path:
     named = parts[1] if parts[:1] == ("results",) and len(parts) > 2 else parts[2] if parts[:2] == ("data", "corpora") else None
     if named is not None:
         for path in sorted(folder.glob("*.yaml")):
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if isinstance(values, dict) and values.get("experiment") == named:
-                return path
+            with contextlib.suppress(UserError):  # said of a file that is asked for
+                if _read(path).get("experiment") == named:
+                    return path
         raise UserError(f"no file in {folder} is of the experiment {named!r}; name its file with `--configfile`.")
     return folder / "config.yaml"
 
@@ -115,14 +125,16 @@ def _causes(state: State, name: str) -> Iterator[str]:
 def _own_reasons(state: State, name: str) -> list[str]:
     found = [item for item in state.differences(name) if item.kind != "input"]
     code = [_definition(item) for item in found if item.kind == "definition"]
-    others = [
-        "it was not made yet"
-        if item.kind == "record"
-        else f"{item.kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}"
-        for item in found
-        if item.kind != "definition"
-    ]
+    others = [_in_words(item) for item in found if item.kind != "definition"]
     return [*others, *([_listed(code, "change of code")] if code else [])]
+
+
+def _in_words(item: Difference) -> str:
+    if item.kind == "record":
+        return "it was not made yet"
+    if item.kind == "output":
+        return f"{item.name} is not the file that it made, but another"
+    return f"{item.kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}"
 
 
 def _definition(item: Difference) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..store.errors import UserError, did_you_mean
 from . import studies as all_studies
 from .claim import NOT_REPRODUCED, OF_PAPER, REPRODUCED, UNTESTED, Claim, of_one_architecture
 from .display import DisplayTable
@@ -22,7 +23,7 @@ from .tables import read_table, write_table
 
 LABEL = "Claims of the papers"
 CAPTION = (
-    "Published values are of GPT-2 small at layer 6 where nothing else is said. The test decides the verdict; it is fixed in the code, "
+    "Published values are of GPT-2 small at layer 6 where nothing else is said. The criterion decides the verdict; it is fixed in the code, "
     "whatever the result. A verdict concerns the direction or the threshold that the paper states, for the runs of this experiment: "
     "a small model that does not show an effect does not refute it in GPT-2, and one seed that shows it does not establish it."
 )
@@ -74,12 +75,21 @@ def _power(runs: pd.DataFrame) -> str:
 
 
 def write_claims(experiment: str, studies: list[str]) -> None:
-    """Test the papers' claims on an experiment; write the table `claims`, and as HTML and LaTeX what people read of it.
+    """Test the papers' claims on an experiment: make its table `claims`, which `saeworks claims` shows.
+
+    Beside the table, what people read of it is written as HTML and LaTeX.
 
     Args:
-        experiment: experiment name
+        experiment: name of the experiment
         studies: names of the studies that it has
+
+    Raises:
+        UserError: there is no such study, or a table is missing.
     """
+    if unknown := [name for name in studies if name not in all_studies()]:
+        raise UserError(
+            f"there is no study {unknown[0]!r}{did_you_mean(unknown[0], all_studies())}; there are {', '.join(all_studies())}."
+        )
     tables = Path("results") / experiment / "tables"
     table = claims(tables, studies)
     write_table(table, tables / "claims.parquet", csv=True)
@@ -95,10 +105,10 @@ def summary(table: pd.DataFrame) -> str:
 
 def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     """`claims` for a reader: what is claimed where, the published value, ours with its interval, the verdict, and what lies behind it."""
-    names = {"hook_point": "hook point", "ours": "ours [interval]", "interval": "interval is", "criterion": "test"}
+    names = {"hook_point": "hook point", "ours": "ours [interval]", "interval": "interval is"}
     shown = table.assign(ours=[_with_interval(row, digits) for _, row in table.iterrows()]).rename(columns=names)
     first = ["hook point", "model", "claim", "published", "source", "ours [interval]", "verdict"]
-    return shown[[*first, "interval is", "test", "power", "note"]]
+    return shown[[*first, "interval is", "criterion", "power", "note"]]
 
 
 def display(table: pd.DataFrame, columns: list[str] | None = None) -> DisplayTable:
@@ -125,7 +135,7 @@ def _with_interval(row: pd.Series, digits: int) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """`claims` in Markdown: a table of those that could be tested, and under it a list of the others by the reason why not.
 
-    Columns of the table: claim, published value, source, ours, test, model and verdict; the hook point where there are several.
+    Columns of the table: claim, published value, source, ours, criterion, model and verdict; the hook point where there are several.
     """
     shown = readable(table)
     several = shown["hook point"].nunique() > 1
@@ -135,7 +145,7 @@ def markdown(table: pd.DataFrame) -> str:
         "published",
         "source",
         "ours [interval]",
-        "test",
+        "criterion",
         "model",
         "verdict",
     ]
@@ -145,15 +155,3 @@ def markdown(table: pd.DataFrame) -> str:
     others = shown[shown["verdict"] == UNTESTED].groupby(["hook point", "note"], sort=False)["claim"]
     reasons = [f"* {f'{hook}, ' if several else ''}*{why}*: {'; '.join(claims)}." for (hook, why), claims in others]
     return "\n".join([text, *(["\nCannot be tested, and why:\n"] if reasons else []), *reasons])
-
-
-def print_claims(experiment: list[str], /) -> None:
-    """Print the papers' claims beside the results of experiments, as Markdown.
-
-    Args:
-        experiment: names of experiments; of several, each comes under a heading
-    """
-    for i, name in enumerate(experiment):
-        table = read_table(Path("results") / name / "tables", "claims", COLUMNS)
-        heading = f"{chr(10) if i else ''}## {name}\n\n" if len(experiment) > 1 else ""
-        print(f"{heading}{summary(table)}\n\n{markdown(table)}")
