@@ -121,15 +121,14 @@ class Place:
             "language_model": lambda: ["prepare", "--spec", plan.spec(job, "model"), "--out", plan.model],
             "corpus": lambda: [
                 *("corpus", "--spec", plan.spec(job, "corpus"), "--model", plan.model, "--out", plan.corpus),
-                *("--fingerprint", plan.fingerprint(job)),
             ],
             "activation_cache": lambda: [
                 *("cache", "--spec", plan.spec(job, "activations"), "--hook-points", *plan.experiment.hook_points()),
-                *(*plan.end_to_end_options(), *data, "--out", plan.cache, "--fingerprint", plan.fingerprint(job)),
+                *(*plan.end_to_end_options(), *data, "--out", plan.cache),
             ],
             "train": lambda: [
                 *("train", "--spec", plan.spec(job, "run"), "--activations", plan.spec(job, "activations")),
-                *("--fingerprint", plan.fingerprint(job), "--cache", plan.cache, *data, "--out", f"{plan.saes}/{rest}"),
+                *("--cache", plan.cache, *data, "--out", f"{plan.saes}/{rest}"),
                 *("--scratch", f"{plan.scratch}/{rest}", *plan.start_option(rest)),
             ],
             "measure": lambda: [
@@ -209,6 +208,7 @@ def finish(root: Path) -> Place:
     place.write("texts/book.txt", TEXT)
     place.write("texts/book.jsonl", "".join(f"{json.dumps({'text': text})}\n" for text in TEXT.split("\n<|endoftext|>\n")))
     place.write("workflow/Snakefile", "")
+    (root / "logs").mkdir()
     place.write_config()
     with contextlib.chdir(root), contextlib.redirect_stdout(io.StringIO()), _package_read_once():
         assert place.run_missing() == 0

@@ -592,7 +592,7 @@ OTHERS = [
 def text(name: str, file: str, content: str | bytes, *says: str, **corpus: Any) -> Fault:
     """A text file that a corpus is packed from; the mend is one that can be."""
     good = _GOOD_TEXT["".join(file.partition(".")[1:])]
-    return Fault(name, both(put(f"texts/{file}", content), _from_text(f"texts/{file}", **corpus)), job("corpus"), (file, *says),
+    return Fault(name, both(put(f"texts/{file}", content), _from_text(f"texts/{file}", **corpus)), job("corpus"), says,
                  lambda p: p.write(f"texts/{file}", good) and None)  # fmt: skip
 
 
@@ -617,7 +617,7 @@ TEXTS = [
     Fault("a file of another kind", both(put("texts/a.md", TEXT), _from_text("texts/a.md")), job("corpus"),
           ("a.md", r"\.txt, .txt.xz and .jsonl"), _from_text("texts/book.txt")),
     text("not UTF-8", "a.txt", "für".encode("latin-1") * 2000, "cannot be read|UTF-8"),
-    text("no text", "a.txt", "", "|a.txt"),
+    text("no text", "a.txt", "", "add text"),
     text("no xz", "a.txt.xz", TEXT, "cannot be read"),
     text("an xz cut off", "a.txt.xz", lzma.compress(TEXT.encode())[:-9], "cannot be read"),
     text("a line that is no JSON", "a.jsonl", f"{_LINE}{{\n", "line 2", "'text'"),
@@ -635,7 +635,7 @@ TEXTS = [
     text("huge token ids", "a.jsonl", f'{json.dumps({"text": [1, 10**30] * 500})}\n' * 9, "line 1|10000"),
     text("token ids in lists", "a.jsonl", '{"text": [[1], [2]]}\n', "line 1"),
     text("bytes", "a.jsonl", b'{"text": "\xff"}\n', "cannot be read|UTF-8|line 1"),
-    text("one document", "a.txt", TEXT.replace("<|endoftext|>", ""), "|a.txt"),
+    text("one document", "a.txt", TEXT.replace("<|endoftext|>", ""), "document"),
     Fault("too little text", _from_text("texts/book.txt", n_tokens=10**6), job("corpus"), ("corpus.n_tokens", "1,000,000", "lower"),
           _from_text("texts/book.txt", n_tokens=512)),
     Fault("rows longer than the model's", _from_text("texts/book.txt", context=64), job("corpus"), ("`corpus.context` is 64", "lower it"),
@@ -694,8 +694,9 @@ MODELS = [
           ("blocks.7.hook_resid_pre", "3 blocks", "blocks.2.hook_resid_pre"), lambda p: p.set("runs.local.hook_points", ["blocks.2.hook_resid_pre"])),
     Fault("nothing after the last hook point",
           lambda p: p.set("runs.local", {"objective": "e2e_ds", "hook_points": ["blocks.2.hook_resid_post"], "sparsity_coeffs": [1]}),
-          both(lambda p: p.run("activation_cache"), job("train/blocks.2.hook_resid_post/local-c1-s0")), ("local", "hook point"),
-          lambda p: p.set("runs.local.hook_points", ["blocks.2.hook_resid_pre"])),
+          lambda p: p.run("activation_cache") or p.run("train/blocks.2.hook_resid_post/local-c1-s0"), ("local-c1-s0", "hook point"),
+          lambda p: p.set("runs.local.hook_points", ["blocks.1.hook_resid_pre"]),
+          lambda p: p.run("activation_cache") or p.run(f"train/{HOOK}/local-c1-s0")),
 ]  # fmt: skip
 
 
@@ -768,11 +769,7 @@ BETWEEN = [
 
 # training
 
-_CHECKPOINT = f"scratch/tiny/{HOOK}/local-c0.5-s0/checkpoint.safetensors"
-
-
-def _interrupted(place: Place) -> None:
-    """A checkpoint that cannot be read."""
+_CHECKPOINT, _LOG = (f"scratch/tiny/{HOOK}/local-c0.5-s0/{name}" for name in ("checkpoint.safetensors", "log.jsonl"))
 
 
 TRAINING = [
@@ -788,17 +785,17 @@ TRAINING = [
           job(f"train/{HOOK}/tuned-c0.5-s0"), ("local-c0.5-s0", "topk", "start_from"),
           both(delete(RELU), lambda p: p.run(_TRAIN))),
     *(
-        Fault(f"a checkpoint that is {name}", put(_CHECKPOINT, content), job(_TRAIN), (_CHECKPOINT, "delete it"), delete(_CHECKPOINT))
-        for name, content in {"empty": b"", "text": "checkpoint", "a pickle": b"\x80\x04."}.items()
+        Fault(f"a checkpoint that {name}", lambda p, w=write: (put(_CHECKPOINT, b"")(p), put(_LOG, "")(p), w(p / _CHECKPOINT)), job(_TRAIN),
+              (_CHECKPOINT, "delete it"), delete(_CHECKPOINT))
+        for name, write in {
+            "is empty": lambda path: None,
+            "is text": lambda path: path.write_text("checkpoint"),
+            "is a pickle": lambda path: torch.save({"a": torch.zeros(3)}, path),
+            "has no state": lambda path: save_file({"a": torch.zeros(3)}, path),
+            "has a list for its state": lambda path: save_file({"a": torch.zeros(3)}, path, {"state": "[]"}),
+            "has an empty state": lambda path: save_file({"a": torch.zeros(3)}, path, {"state": "{}"}),
+        }.items()
     ),
-    Fault("a checkpoint without state", lambda p: ((p / _CHECKPOINT).parent.mkdir(parents=True), save_file({"a": torch.zeros(3)}, p / _CHECKPOINT)),
-          job(_TRAIN), (_CHECKPOINT, "delete it"), delete(_CHECKPOINT)),
-    Fault("a checkpoint with a list for its state",
-          lambda p: ((p / _CHECKPOINT).parent.mkdir(parents=True), save_file({"a": torch.zeros(3)}, p / _CHECKPOINT, {"state": "[]"})),
-          job(_TRAIN), (_CHECKPOINT, "delete it"), delete(_CHECKPOINT)),
-    Fault("a checkpoint with other tensors",
-          lambda p: ((p / _CHECKPOINT).parent.mkdir(parents=True), save_file({"a": torch.zeros(3)}, p / _CHECKPOINT, {"state": "{}"})),
-          job(_TRAIN), (_CHECKPOINT, "delete it"), delete(_CHECKPOINT)),
 ]  # fmt: skip
 
 # tables and what is made of them

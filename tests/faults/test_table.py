@@ -27,7 +27,7 @@ def _wrong(fault: Fault, place: Place) -> Iterator[str]:
     if got.status != fault.status:
         yield f"exit status {got.status}, not {fault.status}: {got.words!r}"
     sentence = got.words.split("\n")[-1] if got.words.startswith("Usage: ") else got.words  # Typer's own are preceded by the usage
-    if "\n" in sentence or not re.fullmatch(r"(saeworks|Error): .+\.", sentence) or len(sentence) > 700:
+    if "\n" in sentence or not re.fullmatch(r"(saeworks|Error): .+\.\)?", sentence) or len(sentence) > 700:
         yield f"not one sentence: {got.words!r}"
     yield from (f"{part!r} is not in {sentence!r}" for part in fault.says if not re.search(part, sentence))
     after = place.files()
