@@ -71,7 +71,7 @@ def test_the_readme_names_the_blocks_without_keys():
 @each(
     "key, kind, default",
     [
-        ("training.d_sae", "whole number ≥ 1", "`1024`"),
+        ("training.d_sae", "whole number ≥ 1, ≤ 16,777,216", "`1024`"),
         ("training.lr", "number > 0", "`0.0005`"),
         ("training.warmup_fraction", "number ≥ 0, < 1", "`0.05`"),
         ("training.grad_clip", "number > 0, or null", "`10.0`"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tests.faults.place import CONFIG, HOOK, RELU, TEXT, TOPK, Place
 
 import saeworks

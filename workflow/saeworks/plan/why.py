@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..config.base import read_config
 from ..store.errors import UserError, did_you_mean
 from .job import Job
 from .opening import open_plan
@@ -30,21 +29,8 @@ def why(target: str, /, configfile: str | None = None) -> None:
         UserError: the configuration has no such file or job.
     """
     path = Path(configfile) if configfile else configuration_of(target)
-    for paragraph in explanations(open_plan(_read(path)), target):
+    for paragraph in explanations(open_plan(read_config(path)), target):
         print(paragraph)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; name the experiment's file with `--configfile`.") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as YAML ({reason}); mend it, or name another file with `--configfile`.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is no experiment file: it holds no keys; name one with `--configfile`.")
-    return values
 
 
 def configuration_of(target: str, folder: Path = Path("config")) -> Path:
@@ -56,7 +42,7 @@ def configuration_of(target: str, folder: Path = Path("config")) -> Path:
     if named is not None:
         for path in sorted(folder.glob("*.yaml")):
             with contextlib.suppress(UserError):  # said of a file that is asked for
-                if _read(path).get("experiment") == named:
+                if read_config(path).get("experiment") == named:
                     return path
         raise UserError(f"no file in {folder} is of the experiment {named!r}; name its file with `--configfile`.")
     return folder / "config.yaml"
