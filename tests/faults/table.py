@@ -19,6 +19,12 @@ Use = Callable[[Place], Any]
 FETCH = Place.named_command  # the mend is the command that the sentence names
 
 
+def refetch(place: Place) -> None:
+    """The mend is another SAE than that, which here is the stored one."""
+    place.said = f"`dvc pull --force {RELU}`"
+    place.named_command()
+
+
 @dataclass(frozen=True)
 class Fault:
     """A bad input.
@@ -177,7 +183,7 @@ _RANGES = {
     "figures.pareto.dpi": (1, "greater than", 100),
     "figures.pareto.width": (1400, "less than|at most", 5.0),
     "figures.pareto.height": (float("nan"), "finite", 2.0),
-    "studies.geometry.n_resamples": (-5, "greater than", 10),
+    "studies.geometry.n_resamples": (-5, "greater than", 100),
 }
 _UNKNOWN = {
     "trainning": ("did you mean 'training'", {}),
@@ -308,16 +314,16 @@ NAMES = [
 
 # the command line
 
-_FIGURE = "--spec {} --tables results/tiny/tables --out drawn"
+_FIGURE = "--spec {} --tables results/tiny/tables --out drawn"  # of a display table, which is quick
 OPTIONS = [
     option("an unknown command", "exprot x", "exprot", "[Dd]id you mean 'export'", good="runs tiny"),
     option("an unknown option", "runs tiny --cvs", "--cvs", "--csv", good="runs tiny --csv"),
     option("no argument", "runs", "EXPERIMENT|experiment", good="runs tiny"),
     option("one argument too many", "runs tiny other", "other", good="runs tiny"),
-    option("an unknown experiment", "runs tni", "did you mean 'tiny'", good="runs tiny"),
-    option("an unknown experiment's claims", "claims tni", "tni", "did you mean 'tiny'", good="claims tiny"),
-    option("an unknown figure", f"figure paretto {_FIGURE}", "did you mean 'pareto'", good=f"figure pareto {_FIGURE}"),
-    option("a figure of another study's name", f"figure fidelity {_FIGURE}", "no figure 'fidelity'", good=f"figure pareto {_FIGURE}"),
+    option("an unknown experiment", "runs tinny", "did you mean 'tiny'", good="runs tiny"),
+    option("an unknown experiment's claims", "claims tinny", "tinny", "missing", good="claims tiny"),
+    option("an unknown figure", f"figure paretto {_FIGURE}", "did you mean 'pareto'", good=f"figure selection_table {_FIGURE}"),
+    option("a figure of another study's name", f"figure fidelity {_FIGURE}", "no figure 'fidelity'", good=f"figure selection_table {_FIGURE}"),
     option("an unknown target", f"why nonsense --configfile {CONFIG}", "'nonsense'", "name a file, a rule or a job",
            good=f"why pareto --configfile {CONFIG}"),
     option("a target like another", f"why paretto --configfile {CONFIG}", "did you mean 'pareto'", good=f"why pareto --configfile {CONFIG}"),
@@ -330,16 +336,16 @@ OPTIONS = [
     option("an SAE that sparsify lacks", f"export {RELU} --to sparsify --out x", "TopK", "--to saelens",
            good=f"export {RELU} --to saelens --out x"),
     option("JSON that is none", "figure pareto --spec {a --tables results/tiny/tables --out drawn", "--spec", "JSON",
-           good=f"figure pareto {_FIGURE}"),
+           good=f"figure selection_table {_FIGURE}"),
     option("a list for a block", "figure pareto --spec [] --tables results/tiny/tables --out drawn", "figures.pareto|--spec",
-           good=f"figure pareto {_FIGURE}"),
+           good=f"figure selection_table {_FIGURE}"),
     option("a file that is not there", "figure pareto --spec @no.json --tables results/tiny/tables --out drawn", "no.json",
-           good=f"figure pareto {_FIGURE}"),
+           good=f"figure selection_table {_FIGURE}"),
     option("a folder for a file", "figure pareto --spec @config --tables results/tiny/tables --out drawn", "config",
-           good=f"figure pareto {_FIGURE}"),
+           good=f"figure selection_table {_FIGURE}"),
     option("a file that is no text", "figure pareto --spec @data/models/own/model.safetensors --tables results/tiny/tables --out drawn",
-           "model.safetensors", good=f"figure pareto {_FIGURE}"),
-    option("no tables", "figure pareto --spec {} --tables nowhere --out drawn", "nowhere/.*parquet is missing", good=f"figure pareto {_FIGURE}"),
+           "model.safetensors", good=f"figure selection_table {_FIGURE}"),
+    option("no tables", "figure pareto --spec {} --tables nowhere --out drawn", "nowhere/.*parquet is missing", good=f"figure selection_table {_FIGURE}"),
     option("an unknown setting", 'figure pareto --spec {"dpj":3} --tables results/tiny/tables --out drawn', "figures.pareto.dpj",
            "did you mean 'dpi'", good='figure pareto --spec {"dpi":80} --tables results/tiny/tables --out drawn'),
     option("an unknown study", "measure fidelty --spec {} --experiment tiny --out x", "did you mean 'fidelity'",
@@ -348,8 +354,8 @@ OPTIONS = [
            good="measure runs --spec {} --experiment tiny --out x --runs " + f"{RELU[18:]} {TOPK[18:]}"),
     option("an unknown study's parts", "gather fidelty --parts results/tiny/tables/runs --out x", "did you mean 'fidelity'",
            good="gather runs --parts results/tiny/tables/runs --out x"),
-    option("a run that is not there", f"measure fidelity --spec {{}} --experiment tiny --at {HOOK}/none --out x",
-           "none", good=f"why train --configfile {CONFIG}"),
+    option("no model for a study", f"measure fidelity --spec {{}} --experiment tiny --at {HOOK}/none --out x", "--model",
+           good=f"why train --configfile {CONFIG}"),
     option("a configuration's schema of nowhere", "document --root nowhere", "nowhere", good=f"why train --configfile {CONFIG}"),
     option("a template that is there", "new tiny", "config/tiny.yaml is there already", "choose another name", good="new another"),
 ]  # fmt: skip
@@ -400,6 +406,7 @@ STAGES = [
     replaced("a hook point that does not exist", "activation_cache", "--hook-points", "blocks.9.hook_resid_pre",
              says=("blocks.9.hook_resid_pre", "3 blocks", "blocks.2.hook_resid_pre")),
     replaced("a hook point that is none", "activation_cache", "--hook-points", "resid", says=("'resid'", "blocks.0.hook_resid_pre")),
+    replaced("a run that is not there", f"measure/fidelity/{HOOK}/local-c0.5-s0", "--at", f"{HOOK}/none", says=("none",)),
     replaced("no prepared model", "corpus", "--model", "nowhere", says=("nowhere", "missing", "snakemake")),
     replaced("no corpus", _TRAIN, "--corpus", "nowhere", says=("nowhere", "missing")),
     replaced("no cache", _TRAIN, "--cache", "nowhere", says=("nowhere", "missing")),
@@ -413,11 +420,11 @@ STAGES = [
 
 _NPY = "sae_weights.safetensors"
 RUNS = [
-    cfg("architecture", architecture="relo"),
-    cfg("architecture", architecture=[]),
-    cfg("architecture", architecture=None),
-    cfg("architecture", architecture={"a": 1}),
-    cfg("architecture", architecture=...),
+    cfg("architecture", mend=refetch, architecture="relo"),
+    cfg("architecture", mend=refetch, architecture=[]),
+    cfg("architecture", mend=refetch, architecture=None),
+    cfg("architecture", mend=refetch, architecture={"a": 1}),
+    cfg("architecture", mend=refetch, architecture=...),
     cfg("d_in", d_in=...),
     cfg("d_in", d_in="16"),
     cfg("d_in", d_in=True),
@@ -428,9 +435,9 @@ RUNS = [
     cfg("apply_b_dec_to_input", apply_b_dec_to_input="false"),
     cfg("apply_b_dec_to_input", apply_b_dec_to_input=None),
     cfg("apply_b_dec_to_input", apply_b_dec_to_input=[0]),
-    cfg("normalize_activations", normalize_activations="layernorm"),
-    cfg("normalize_activations", normalize_activations=["layer_norm"]),
-    cfg("reshape_activations", reshape_activations="hook"),
+    cfg("normalize_activations", mend=refetch, normalize_activations="layernorm"),
+    cfg("normalize_activations", mend=refetch, normalize_activations=["layer_norm"]),
+    cfg("reshape_activations", mend=refetch, reshape_activations="hook"),
     cfg("k", run=TOPK, use=export_topk, k=0),
     cfg("k", run=TOPK, use=export_topk, k=-1),
     cfg("k", run=TOPK, use=export_topk, k=33),
@@ -450,7 +457,7 @@ RUNS = [
           both(delete(f"{RELU}/cfg.json"), FETCH)),
     Fault("no weights", delete(f"{RELU}/{_NPY}"), export, (_NPY, "missing"), FETCH),
     Fault("no run", delete(RELU), export, (RELU,), FETCH),
-    Fault("an empty run", both(delete(RELU), lambda p: (p / RELU).mkdir()), export, (RELU,), FETCH),
+    Fault("an empty run", both(delete(RELU), lambda p: (p / RELU).mkdir()), export, (RELU,), refetch),
     *(
         Fault(f"weights {name}", lambda p, change=change: p.write(f"{RELU}/{_NPY}", change((p / RELU / _NPY).read_bytes())) and None, export,
               (_NPY,), FETCH)
@@ -563,7 +570,7 @@ OTHERS = [
           mend=put("other/config.json", '{"trainer": {"dict_class": "AutoEncoder"}}')),
     other("a class that is a list", both(_AE, put("other/config.json", '{"trainer": {"dict_class": []}}')), "dict_class|\\[\\]",
           mend=put("other/config.json", '{"trainer": {"dict_class": "AutoEncoder"}}')),
-    other("a config.json that is none", both(_AE, put("other/config.json", "{")), "config.json is not valid JSON", "delete it",
+    other("a config.json that is none", both(_AE, put("other/config.json", "{")), "config.json is not valid JSON", "remove it",
           mend=delete("other/config.json")),
     other("several files", both(saved("a.pt", _DL), saved("b.pt", _DL)), "several files", "a.pt, b.pt", mend=delete("other/b.pt")),
     other("several SAEs in a file", saved("a.pt", _e2e(_BLOCK, "blocks-2-hook_resid_pre")), "2 SAEs", "blocks.2.hook_resid_pre",
@@ -611,9 +618,9 @@ TEXTS = [
     Fault("a file that is not there", _from_text("texts/bok.txt"), job("corpus"), ("texts/bok.txt", "does not exist|missing", "correct"),
           _from_text("texts/book.txt")),
     Fault("a folder named like a file", both(lambda p: (p / "texts/x.txt").mkdir(), _from_text("texts/x.txt")), job("corpus"),
-          ("x.txt", "folder|directory"), _from_text("texts/book.txt")),
+          ("x.txt", "no file|folder", "correct"), _from_text("texts/book.txt")),
     Fault("a folder named like a .jsonl", both(lambda p: (p / "texts/x.jsonl").mkdir(), _from_text("texts/x.jsonl")), job("corpus"),
-          ("x.jsonl", "folder|directory"), _from_text("texts/book.jsonl")),
+          ("x.jsonl", "no file|folder", "correct"), _from_text("texts/book.jsonl")),
     Fault("a file of another kind", both(put("texts/a.md", TEXT), _from_text("texts/a.md")), job("corpus"),
           ("a.md", r"\.txt, .txt.xz and .jsonl"), _from_text("texts/book.txt")),
     text("not UTF-8", "a.txt", "für".encode("latin-1") * 2000, "cannot be read|UTF-8"),
@@ -717,7 +724,13 @@ _SHARD = f"{HOOK}/00000.npy"
 
 def between(name: str, kind: str, file: str, change: Callable[[Place, str], Any], stage: str, *says: str, mend: Use = FETCH) -> Fault:
     """A file of the prepared model, the corpus or the cache, and the stage that reads it."""
-    return Fault(name, in_data(kind, file, change), lambda p: p.saeworks(*p.command(stage)[:-4]), (file.split("/")[-1], *says), mend)
+    return Fault(name, in_data(kind, file, change), job(stage), (*says, *([] if "gone" in name else [file.split("/")[-1]])), mend)
+
+
+def _made_again(place: Place) -> None:
+    """What the sentence asks for: delete the manifest, and run the command again, which then makes the cache first."""
+    place.delete(f"{place.plan().cache}/manifest.json")
+    assert place.run("activation_cache") == 0
 
 
 def _gone(place: Place, name: str) -> None:
@@ -749,11 +762,11 @@ BETWEEN = [
     between("corpus' manifest empty", "corpus", "manifest.json", lambda p, n: p.write(n, "{}") and None, "activation_cache", mend=_CORPUS),
     between("corpus' manifest gone", "corpus", "manifest.json", _gone, "activation_cache"),
     between("held-out rows turned", "corpus", "eval.npy", _TURNED, f"measure/fidelity/{HOOK}/local-c0.5-s0", mend=_CORPUS),
-    between("a shard turned", "cache", _SHARD, _TURNED, _TRAIN, "damaged"),
-    between("a shard cut off", "cache", _SHARD, _CUT, _TRAIN),
-    between("a shard gone", "cache", _SHARD, _gone, _TRAIN, "missing"),
-    between("a shuffle turned", "cache", "token_order.npy", _TURNED, _TRAIN, "damaged"),
-    between("a shuffle gone", "cache", "token_order.npy", _gone, _TRAIN, "missing"),
+    between("a shard turned", "cache", _SHARD, _TURNED, _TRAIN, "damaged", "manifest.json and run", mend=_made_again),
+    between("a shard cut off", "cache", _SHARD, _CUT, _TRAIN, "manifest.json and run", mend=_made_again),
+    between("a shard gone", "cache", _SHARD, _gone, _TRAIN, "missing", "manifest.json and run", mend=_made_again),
+    between("a shuffle turned", "cache", "token_order.npy", _TURNED, _TRAIN, "damaged", "manifest.json and run", mend=_made_again),
+    between("a shuffle gone", "cache", "token_order.npy", _gone, _TRAIN, "missing", "manifest.json and run", mend=_made_again),
     between("cache's manifest cut off", "cache", "manifest.json", _CUT, _TRAIN, mend=_CACHE),
     between("cache's manifest a list", "cache", "manifest.json", lambda p, n: p.write(n, "[]") and None, _TRAIN, mend=_CACHE),
     between("cache's manifest empty", "cache", "manifest.json", lambda p, n: p.write(n, "{}") and None, _TRAIN, mend=_CACHE),
@@ -761,10 +774,7 @@ BETWEEN = [
     between("cache of another corpus", "cache", "manifest.json",
             lambda p, n: p.edit_json(n, identity=json.loads((p / n).read_text())["identity"] | {"corpus_sha256": "0"}), _TRAIN,
             "corpus_sha256", "delete", mend=_CACHE),
-    between("cache without the hook point", "cache", "manifest.json", lambda p, n: p.edit_json(n, hook_points={}), _TRAIN, HOOK),
-    between("progress of the cache cut off", "cache", "progress.json", _CUT, "activation_cache", "delete", mend=_CACHE),
-    between("progress of the cache a list", "cache", "progress.json", lambda p, n: p.write(n, "[]") and None, "activation_cache",
-            mend=_CACHE),
+    between("cache without the hook point", "cache", "manifest.json", lambda p, n: p.edit_json(n, hook_points={}), _TRAIN, HOOK, "delete", mend=_made_again),
 ]  # fmt: skip
 
 # training
@@ -813,6 +823,12 @@ def _frame(name: str, change: Callable[[Any], Any]) -> Use:
     return spoil
 
 
+def refetch_tables(place: Place) -> None:
+    """Delete the table, as the sentence asks, and run what makes it."""
+    place.delete(_RUNS_TABLE)
+    assert place.run_missing() == 0
+
+
 TABLES = [
     *(
         Fault(f"{what}: {name.split('/')[-1]} {state}", spoil, use, (name.split("/")[-1],), FETCH)
@@ -823,12 +839,16 @@ TABLES = [
         for state, spoil in {
             "is gone": delete(name), "is empty": put(name, b""), "is text": put(name, "run,value"),
             "is cut off": lambda p, n=name: p.write(n, (p / n).read_bytes()[:-20]) and None,
-            "is a folder": both(delete(name), lambda p, n=name: (p / n).mkdir()),
             "lacks its columns": _frame(name, lambda f: f.rename(columns=lambda c: f"{c}_")),
         }.items()
     ),
-    Fault("an objective that nobody knows", _frame(_RUNS_TABLE, lambda f: f.assign(objective="mine")), _DRAW, ("`mine`", "one of local"), FETCH),
-    Fault("tables that are not text and numbers", _frame(_FIDELITY, lambda f: f.assign(value="a")), _DRAW, ("fidelity",), FETCH),
+    *(
+        Fault(f"{what}: a folder for the table", both(delete(_CLAIMS if what == "claims" else _RUNS_TABLE),
+              lambda p, w=what: (p / (_CLAIMS if w == "claims" else _RUNS_TABLE)).mkdir()), use, ("is a folder", "remove it and run snakemake"),
+              lambda p, w=what: (p.delete(_CLAIMS if w == "claims" else _RUNS_TABLE), p.run_missing()))
+        for what, use in {"runs": _SHOW, "pareto": _DRAW, "claims": saeworks_("claims", "tiny")}.items()
+    ),
+    Fault("an objective that nobody knows", _frame(_RUNS_TABLE, lambda f: f.assign(objective="mine")), _DRAW, ("`mine`", "none of local"), refetch_tables),
 ]  # fmt: skip
 
 # sessions
@@ -854,17 +874,7 @@ SESSIONS = [
     of_session("no model", lambda p: (p.delete("data/prepared"), p.delete("model")), "model", "does not exist|missing", mend=_restored),
     of_session("another model", lambda p: (p.delete("data/prepared"), p.delete("model"), (p / "data/models/own").rename(p / "model")), "model",
                "differ", mend=lambda p: (_restored(p), p.delete("data/prepared"))),
-    of_session("a shard turned", in_data("cache", _SHARD, _TURNED), "damaged", mend=FETCH),
-]  # fmt: skip
-
-# what is recorded
-
-_RECORD = "results/tiny/identities/saes/" + RELU.split("saes/")[1] + ".json"
-WHY = [
-    Fault("a configuration beside it that is none", put("config/other.yaml", "experiment: [\n"), saeworks_("why", "results/tiny/figures/pareto.png"),
-          ("config/other.yaml",), delete("config/other.yaml")),
-    Fault("a configuration beside it that is no text", put("config/other.yaml", b"\xff"), saeworks_("why", "results/tiny/figures/pareto.png"),
-          ("config/other.yaml",), delete("config/other.yaml")),
+    of_session("a shard turned", in_data("cache", _SHARD, _TURNED), "damaged", mend=_made_again),
 ]  # fmt: skip
 
 PRETRAIN = [
@@ -895,6 +905,5 @@ FAULTS: dict[str, list[Fault]] = {
     "training": TRAINING,
     "tables": TABLES,
     "sessions": SESSIONS,
-    "explanations": WHY,
     "pre-training": PRETRAIN,
 }

@@ -26,8 +26,9 @@ def _wrong(fault: Fault, place: Place) -> Iterator[str]:
     place.said = got.words
     if got.status != fault.status:
         yield f"exit status {got.status}, not {fault.status}: {got.words!r}"
-    sentence = got.words.split("\n")[-1] if got.words.startswith("Usage: ") else got.words  # Typer's own are preceded by the usage
-    if "\n" in sentence or not re.fullmatch(r"(saeworks|Error): .+\.\)?", sentence) or len(sentence) > 700:
+    of_typer = re.fullmatch(r"Usage: saeworks .*\n.*\n\n(Error: .+)", got.words, flags=re.DOTALL)  # about a wrong option
+    sentence = of_typer[1] if of_typer else got.words
+    if not of_typer and not re.fullmatch(r"saeworks: .+\.\)?", sentence) or len(sentence) > 800:
         yield f"not one sentence: {got.words!r}"
     yield from (f"{part!r} is not in {sentence!r}" for part in fault.says if not re.search(part, sentence))
     after = place.files()

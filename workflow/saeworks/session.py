@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
 from .activations.cache import ActivationCache
 from .activations.stream import ActivationStream, open_activations
@@ -21,12 +22,30 @@ from .lm.decoder import Decoder
 from .lm.prepare import load_model, prepare
 from .lm.sites import Site
 from .sae.base import SAE
-from .sae.formats import load_sae
+from .sae.formats import load_sae, refetch
 from .store.errors import UserError
 from .store.files import content_hash, read_json
 from .studies.fidelity.measure import evaluate
 from .studies.fidelity.settings import FidelityConfig
 from .studies.held_out import held_out_rows
+
+
+class _Spec(BaseModel):
+    hook_point: str
+
+
+class _MadeFrom(BaseModel):
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    model_sha256: str
+    corpus_sha256: str
+
+
+class _Manifest(BaseModel):
+    """What a session needs of the manifest of a run."""
+
+    spec: _Spec
+    data: _MadeFrom
 
 
 @dataclass(frozen=True)
@@ -70,9 +89,7 @@ def load_session(
         UserError: the run or its corpus is missing, or the model is no longer the one that the run was trained on.
     """
     run, data = Path(run), Path(experiment_root) / "data"
-    manifest = read_json(run / "manifest.json")
-    if not isinstance(manifest, dict) or not {"spec", "data"} <= manifest.keys():
-        raise UserError(f"{run}/manifest.json is not that of a run of saeworks; name a folder under results/<experiment>/saes.")
+    manifest = read_json(run / "manifest.json", _Manifest, refetch(run))
     made_from, hook_point = manifest["data"], manifest["spec"]["hook_point"]
     sae = load_sae(run, device)
     corpus = _find_corpus(data, made_from, run)
@@ -115,8 +132,8 @@ def _find_corpus(data: Path, made_from: dict[str, Any], run: Path) -> Path:
     if found:  # experiments may share training rows and differ in the held-out ones
         return min(found, key=lambda folder: folder.parent.name != _experiment(run))
     raise UserError(
-        f"the corpus of run {run} is not under {data / 'corpora'}; fetch it with `dvc pull {data / 'corpora'}`, or make it with `snakemake "
-        "--cores 2 --until corpus` on the experiment's file."
+        f"the corpus of run {run} is not under {data / 'corpora'}; fetch it with `dvc pull --force {data / 'corpora' / _experiment(run)}` if it "
+        "is stored, else make it with `snakemake --cores 2 --until corpus` on the experiment's file."
     )
 
 
