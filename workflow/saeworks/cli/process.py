@@ -30,7 +30,17 @@ STATUSES = {  # of a command that does not succeed
 }
 _MOST_THREADS = max(64, os.cpu_count() or 1)  # many more do not start
 # what is wrong with a path that a command was given
-_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+_PATHS = (
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 _PACKAGE = Path(__file__).parents[1]
 
 

@@ -40,7 +40,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name the experiment's file with `--configfile`.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         raise UserError(f"{path} cannot be read as YAML ({reason}); mend it, or name another file with `--configfile`.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is no experiment file: it holds no keys; name one with `--configfile`.")
