@@ -253,7 +253,7 @@ def test_a_fault_of_the_program_is_a_sentence_and_a_file_with_the_traceback(monk
     assert cli.main(PREPARE) == 70
     (kept,) = Path("logs").iterdir()
     shown = capsys.readouterr().err
-    assert shown.startswith(f"saeworks: {type(error).__name__}: ")
+    assert shown.startswith(f"saeworks: {type(error).__name__}")
     assert shown.endswith(f"; this is a fault of saeworks, please report it with the log file {kept}.\n")
     assert shown.count("\n") == 1
     assert "raise error" in kept.read_text()
@@ -323,7 +323,7 @@ def test_a_stage_keeps_a_log_and_says_on_the_terminal_too_why_it_failed(monkeypa
         "saeworks",
         "prepare",
         "--spec",
-        '{"source": "own", "name": "none"}',
+        "{}",
         "--out",
         str(tmp_path / "out"),
     ]
@@ -359,7 +359,7 @@ def test_a_new_experiment_can_be_run_as_it_is(repository, capsys):
     assert experiment.experiment == "mine-2"
     assert len(experiment.run_specs()) == 4
     write_model(repository / "data" / "models" / "novels-1m")
-    output = snakemake(repository, "-n", "--printshellcmds", config=repository / path)
+    output = snakemake(repository, "-n", "--printshellcmds", "--quiet", "reason", config=repository / path)
     jobs = planned(output)
     assert jobs["train"] == 4 and jobs["pareto"] == 1
     commands = re.findall(r"saeworks \w+ .*--log .*", output)

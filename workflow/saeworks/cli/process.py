@@ -174,7 +174,7 @@ def _in_words(error: BaseException) -> tuple[int, str]:
         ):
             path = os.fsdecode(error.filename)
             return _MENDABLE, f"{path} cannot be used ({error.strerror}); correct the path, or its permissions."
-    what = " ".join(f"{type(error).__name__}: {error}".splitlines()[0].split())
+    what = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     return _FAULT, f"{what}; this is a fault of saeworks, please report it with {_kept_traceback(error)}"
 
 
