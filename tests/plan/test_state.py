@@ -138,7 +138,9 @@ def test_code_counts_by_definition(place):
 def test_the_code_of_a_record_is_what_ran_not_what_was_planned(place):
     planned = place.state().identity_json("first")
     place.write_code("return 4")
-    (place.root / "out" / "first.json").write_text(json.dumps(begin_record(planned, Code(place.root / "pack", ())) | {"outputs": {}}))
+    (place.root / "out" / "first.json").write_text(
+        json.dumps(begin_record(planned, Code(place.root / "pack", ())) | {"outputs": {}})
+    )
     assert "first" not in place.state().stale()
 
 

@@ -49,7 +49,11 @@ def test_a_plan_has_the_runs_the_figures_and_the_notebook_that_its_file_asks_for
         ("studies.fidelity.n_tokens", 4096, "`studies.fidelity.n_tokens` is 4,096, but `corpus.eval_tokens` holds out 1,024"),
         ("runs.e2e.training", {"k": 3}, "unknown configuration key `runs.e2e.training.k`"),
         ("draw", ["paretto"], "`draw` names the figure 'paretto', which does not exist (did you mean 'pareto'?)"),
-        ("draw", ["samples_sweep"], "`draw` names the figure 'samples_sweep', but no runs of this experiment differ in, or have,"),
+        (
+            "draw",
+            ["samples_sweep"],
+            "`draw` names the figure 'samples_sweep', but no runs of this experiment differ in, or have,",
+        ),
         ("draw", ["agreement_table"], "but the study that it shows has nothing to measure; set the keys of `studies.agreement`"),
     ],
 )
@@ -64,8 +68,16 @@ def test_a_fault_is_a_sentence(tmp_path, key, value, sentence):
     [
         ("model.path", "nowhere", "nowhere/config.json is missing; correct its path in the configuration."),
         ("corpus", {"source": "text", "files": ["none.txt"], "context": 16}, "none.txt is missing; correct its path"),
-        ("model", {"source": "own", "name": "mine"}, "is missing; fetch it with `dvc pull data/models/mine`, or all that is stored"),
-        ("model", {"source": "own", "name": "other"}, "DVC does not store data/models/other; train that model, or correct `model.name`"),
+        (
+            "model",
+            {"source": "own", "name": "mine"},
+            "is missing; fetch it with `dvc pull data/models/mine`, or all that is stored",
+        ),
+        (
+            "model",
+            {"source": "own", "name": "other"},
+            "DVC does not store data/models/other; train that model, or correct `model.name`",
+        ),
     ],
 )
 def test_a_source_that_is_missing_is_named_when_a_job_wants_it(tmp_path, key, value, sentence):

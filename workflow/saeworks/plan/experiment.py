@@ -407,8 +407,12 @@ class ExperimentPlan(State):
         if self.experiment.model.source != "own" or not path.startswith(f"{folder}/"):
             return super().missing(path)
         if _is_stored(self.root, folder):
-            return f"{path} is missing; fetch it with `dvc pull {folder}`, or all that is stored, results included, with `dvc pull`."
-        return f"{path} is missing, and DVC does not store {folder}; train that model, or correct `model.name` in the configuration."
+            return (
+                f"{path} is missing; fetch it with `dvc pull {folder}`, or all that is stored, results included, with `dvc pull`."
+            )
+        return (
+            f"{path} is missing, and DVC does not store {folder}; train that model, or correct `model.name` in the configuration."
+        )
 
     def start_of(self, run: str) -> list[str]:
         """The weights that a run continues."""

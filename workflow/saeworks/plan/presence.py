@@ -86,7 +86,9 @@ def take_over(folder: Path = FOLDER, locks: Path = Path(".snakemake", "locks"), 
         if not living or any(path.suffix == ".snakemake" for path in living):
             break
         if time.monotonic() > end:
-            raise UserError(f"a job of a Snakemake that was killed still runs here ({_words(living[0])}); wait for it, or end it.")
+            raise UserError(
+                f"a job of a Snakemake that was killed still runs here ({_words(living[0])}); wait for it, or end it."
+            )
         time.sleep(0.1)
     if living:
         return [_words(path) for path in living if path.suffix == ".snakemake"] if any(locks.glob("*.lock")) else []
