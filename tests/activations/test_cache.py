@@ -139,19 +139,19 @@ def _values(folder: Path, corpus: Path, hook: str) -> torch.Tensor:
 
 
 @each("dtype", _DTYPES)
-def test_hook_points_of_several_widths_are_cached_together(place, wide_heads, tiny_corpus, capsys, dtype):
+def test_hook_points_of_several_widths_are_cached_together(new_folder, wide_heads, tiny_corpus, capsys, dtype):
     widths = dict.fromkeys(PARTS, D_MODEL) | {"blocks.1.attn.hook_z": WIDE}
     hooks = [*PARTS, "blocks.1.hook_resid_mid", "blocks.1.hook_resid_mid"]  # one that is named twice is written once
     widths["blocks.1.hook_resid_mid"] = D_MODEL
-    write_cache(_config(dtype=dtype), hooks, wide_heads, tiny_corpus, place / "cache")
-    arrays = [np.load(path, mmap_mode="r") for path in (place / "cache").glob("blocks*/*.npy")]
+    write_cache(_config(dtype=dtype), hooks, wide_heads, tiny_corpus, new_folder / "cache")
+    arrays = [np.load(path, mmap_mode="r") for path in (new_folder / "cache").glob("blocks*/*.npy")]
     size = sum(array.nbytes for array in arrays)
     said = f"4 hook point(s), 360 tokens x {3 * D_MODEL + WIDE} values = {files.human_bytes(size)}"
     assert said in capsys.readouterr().out
-    manifest = json.loads((place / "cache" / "manifest.json").read_text())
+    manifest = json.loads((new_folder / "cache" / "manifest.json").read_text())
     assert {hook: stored["d_in"] for hook, stored in manifest["hook_points"].items()} == widths
     for hook, d_in in widths.items():
-        cache = ActivationCache(place / "cache", hook)
+        cache = ActivationCache(new_folder / "cache", hook)
         assert cache.d_in == d_in
         expected = _values(wide_heads, tiny_corpus, hook).to(_TORCH[dtype])
         _assert_stored(cache.sequences(0, _ROWS), expected[cache.sequence_order], dtype)

@@ -56,21 +56,21 @@ def _e2e(*hooks: str, prefix: str = "") -> dict[str, Tensor]:
 
 
 @each("prefix", ["", "saes."])
-def test_an_e2e_sae_file_holds_one_sae_per_hook_point(place, prefix):
+def test_an_e2e_sae_file_holds_one_sae_per_hook_point(new_folder, prefix):
     state = _e2e("blocks-2-hook_resid_pre", "blocks-6-hook_resid_pre", prefix=prefix)
-    torch.save(state, place / "samples_400.pt")
-    (place / "final_config.yaml").write_text("seed: 0\n")
+    torch.save(state, new_folder / "samples_400.pt")
+    (new_folder / "final_config.yaml").write_text("seed: 0\n")
     x, own = inputs(), {k.split(".", 1 + bool(prefix))[-1]: v for k, v in state.items() if "blocks-6" in k}
     codes = torch.relu(x @ own["encoder.0.weight"].T + own["encoder.0.bias"])
     expected = codes @ normalize(own["decoder.weight"], dim=0).T + own["decoder.bias"]
-    for path in (place, place / "samples_400.pt"):
+    for path in (new_folder, new_folder / "samples_400.pt"):
         for name in ("blocks.6.hook_resid_pre", "blocks-6-hook_resid_pre"):
             output, got = load_run(path, hook_point=name)(x)
             torch.testing.assert_close(got, codes)
             torch.testing.assert_close(output, expected)
-    several = _sentence(place)
+    several = _sentence(new_folder)
     assert "2 SAEs" in several and "blocks.2.hook_resid_pre, blocks.6.hook_resid_pre" in several
-    assert "did you mean 'blocks.6.hook_resid_pre'" in _sentence(place, "blocks.7.hook_resid_pre")
+    assert "did you mean 'blocks.6.hook_resid_pre'" in _sentence(new_folder, "blocks.7.hook_resid_pre")
 
 
 def test_a_single_e2e_sae_needs_no_choice_and_may_be_safetensors(tmp_path):
@@ -79,14 +79,14 @@ def test_a_single_e2e_sae_needs_no_choice_and_may_be_safetensors(tmp_path):
 
 
 @each("name", ["encoder.0.bias", "decoder.weight", "decoder.bias"])
-def test_damaged_e2e_tensors_are_named(place, name):
+def test_damaged_e2e_tensors_are_named(new_folder, name):
     state = _e2e("blocks-2-hook_resid_pre")
     key = f"blocks-2-hook_resid_pre.{name}"
-    torch.save(state | {key: state[key][..., 1:]}, place / "a.pt")
-    assert f"{name} should have shape {tuple(state[key].shape)}" in _sentence(place / "a.pt")
+    torch.save(state | {key: state[key][..., 1:]}, new_folder / "a.pt")
+    assert f"{name} should have shape {tuple(state[key].shape)}" in _sentence(new_folder / "a.pt")
     del state[key]
-    torch.save(state, place / "a.pt")
-    assert f"has no tensor {name}" in _sentence(place / "a.pt")
+    torch.save(state, new_folder / "a.pt")
+    assert f"has no tensor {name}" in _sentence(new_folder / "a.pt")
 
 
 # dictionary_learning: the formulas of the classes in the repository's dictionary.py and trainers
@@ -141,14 +141,14 @@ _DICTIONARIES = _dictionaries()
 
 
 @each("name", _DICTIONARIES)
-def test_dictionary_learning_classes_are_computed_by_their_formulas(place, name):
+def test_dictionary_learning_classes_are_computed_by_their_formulas(new_folder, name):
     state, codes, expected = _DICTIONARIES[name]
-    folder = place / "trainer_0"
+    folder = new_folder / "trainer_0"
     (folder / "checkpoints").mkdir(parents=True)
     torch.save(state, folder / "ae.pt")
     torch.save(state, folder / "checkpoints" / "ae_10.pt")
     (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": name, "k": K}, "buffer": {}}))
-    for path in (place, folder, folder / "ae.pt", folder / "checkpoints" / "ae_10.pt"):
+    for path in (new_folder, folder, folder / "ae.pt", folder / "checkpoints" / "ae_10.pt"):
         sae = load(path)
         assert not any(p.requires_grad for p in sae.parameters())
         output, got = sae(inputs())
@@ -157,13 +157,13 @@ def test_dictionary_learning_classes_are_computed_by_their_formulas(place, name)
 
 
 @each("name", _DICTIONARIES)
-def test_without_its_config_a_class_is_known_by_its_tensors(place, name):
+def test_without_its_config_a_class_is_known_by_its_tensors(new_folder, name):
     state, codes, _ = _DICTIONARIES[name]
-    torch.save(state, place / "ae.pt")
+    torch.save(state, new_folder / "ae.pt")
     if name in ("AutoEncoderTopK", "BatchTopKSAE"):  # the same tensors
-        assert "could be an SAE of class AutoEncoderTopK or BatchTopKSAE" in _sentence(place)
+        assert "could be an SAE of class AutoEncoderTopK or BatchTopKSAE" in _sentence(new_folder)
     else:
-        torch.testing.assert_close(load(place).encode(inputs()), codes, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(load(new_folder).encode(inputs()), codes, rtol=1e-5, atol=1e-5)
 
 
 def test_a_threshold_that_was_never_set_lets_everything_through(tmp_path):
@@ -208,11 +208,11 @@ class _Attack:
 
 
 @each("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(place, save):
-    save({"encoder.weight": _Attack(place / "trace")}, place / "ae.pt")
-    message = _sentence(place)
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(new_folder, save):
+    save({"encoder.weight": _Attack(new_folder / "trace")}, new_folder / "ae.pt")
+    message = _sentence(new_folder)
     assert "was refused" in message and "only loads safely" in message
-    assert not (place / "trace").exists()
+    assert not (new_folder / "trace").exists()
 
 
 def test_a_whole_pickled_module_is_refused(tmp_path):
@@ -278,18 +278,18 @@ def test_several_sparsify_saes_are_chosen_by_folder(tmp_path):
         ({"k": 0}, "k = 0 cannot be active"),
     ],
 )
-def test_what_sparsify_can_do_beyond_us_is_refused(place, changes, words):
-    save_sparsify(trained_sae("topk"), place, {})
-    path = place / "cfg.json"
+def test_what_sparsify_can_do_beyond_us_is_refused(new_folder, changes, words):
+    save_sparsify(trained_sae("topk"), new_folder, {})
+    path = new_folder / "cfg.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    assert words in _sentence(place)
+    assert words in _sentence(new_folder)
 
 
 @each("name", ["cfg.json", "sae.safetensors"])
-def test_half_a_sparsify_folder_is_one_sentence(place, name):
-    save_sparsify(trained_sae("topk"), place, {})
-    (place / name).unlink()
-    assert f"{name} is missing" in _sentence(place)
+def test_half_a_sparsify_folder_is_one_sentence(new_folder, name):
+    save_sparsify(trained_sae("topk"), new_folder, {})
+    (new_folder / name).unlink()
+    assert f"{name} is missing" in _sentence(new_folder)
 
 
 @each(
@@ -301,10 +301,10 @@ def test_half_a_sparsify_folder_is_one_sentence(place, name):
         ("topk", {"layer_norm": True}, "does not standardise"),
     ],
 )
-def test_what_sparsify_cannot_do_is_not_written(place, architecture, options, words):
+def test_what_sparsify_cannot_do_is_not_written(new_folder, architecture, options, words):
     with pytest.raises(UserError, match=words):
-        save_sparsify(trained_sae(architecture, **options), place, {})
-    assert list(place.iterdir()) == []
+        save_sparsify(trained_sae(architecture, **options), new_folder, {})
+    assert list(new_folder.iterdir()) == []
 
 
 # folders

@@ -67,11 +67,11 @@ def _assert_same(loaded: SAE, trained: SAE, x: torch.Tensor, scale: float = 1.0,
 
 
 @each("architecture", ARCHITECTURES)
-def test_whatever_was_trained_comes_back_and_computes_the_same(architecture, place):
+def test_whatever_was_trained_comes_back_and_computes_the_same(architecture, new_folder):
     choices = itertools.product(["normalised", "renormalised", "free"], [False, True], [1.0, 0.037, 21.0], range(3))
     for number, (decoder, pre_bias, scale, seed) in enumerate(choices):
         trained = trained_sae(architecture, seed, decoder=decoder, pre_bias=pre_bias)
-        case = place / str(number)
+        case = new_folder / str(number)
         case.mkdir()
         save_sae(trained, case, {}, scale=scale)
         loaded = load_sae(case)
@@ -120,8 +120,8 @@ def test_the_package_loads_a_run_by_its_folder(sae, folder):
 
 
 @each("architecture", ARCHITECTURES)
-def test_saving_again_what_was_loaded_changes_nothing(architecture, place):
-    first, second = place / "first", place / "second"
+def test_saving_again_what_was_loaded_changes_nothing(architecture, new_folder):
+    first, second = new_folder / "first", new_folder / "second"
     for new in (first, second):
         new.mkdir()
     save_sae(trained_sae(architecture), first, {})
@@ -172,14 +172,14 @@ def test_the_files_are_laid_out_as_saelens_expects(folder):
         ("jumprelu", "jumprelu", {"b_enc", "threshold"}),
     ],
 )
-def test_each_architecture_has_saelens_name_and_tensors(architecture, saved, names, place):
-    save_sae(trained_sae(architecture, pre_bias=True), place, {"hook_name": "blocks.0.attn.hook_z"})
-    config = json.loads((place / "cfg.json").read_text())
+def test_each_architecture_has_saelens_name_and_tensors(architecture, saved, names, new_folder):
+    save_sae(trained_sae(architecture, pre_bias=True), new_folder, {"hook_name": "blocks.0.attn.hook_z"})
+    config = json.loads((new_folder / "cfg.json").read_text())
     assert config["architecture"] == saved
     assert config["apply_b_dec_to_input"] is True and config["reshape_activations"] == "hook_z"
     assert config.get("k") == (K if saved == "topk" else None)
     assert config.get("rescale_acts_by_decoder_norm") == (False if saved == "topk" else None)
-    weights = load_file(place / "sae_weights.safetensors")
+    weights = load_file(new_folder / "sae_weights.safetensors")
     assert weights.keys() == {"W_enc", "W_dec", "b_dec", *names}
     assert all(weights[name].shape == (D_SAE,) for name in names)
 
@@ -298,10 +298,10 @@ def test_a_damaged_config_is_one_sentence(folder, text, sentence):
         {"finetuning_scaling_factor": True},
     ],
 )
-def test_another_computation_is_refused_instead_of_computed_wrongly(sae, place, changes):
-    save_sae(sae, place, _METADATA)
-    _edit(place, **changes)
-    message = _sentence(place)
+def test_another_computation_is_refused_instead_of_computed_wrongly(sae, new_folder, changes):
+    save_sae(sae, new_folder, _METADATA)
+    _edit(new_folder, **changes)
+    message = _sentence(new_folder)
     assert "cfg.json" in message and "does not load" in message
     assert repr(next(iter(changes.values()))) in message
 
@@ -335,11 +335,11 @@ def test_weights_that_do_not_fit_the_config_are_named(tmp_path, name, damage):
 
 
 @each("architecture", ARCHITECTURES)
-def test_a_run_continues_the_sae_that_was_saved(architecture, place):
+def test_a_run_continues_the_sae_that_was_saved(architecture, new_folder):
     trained = trained_sae(architecture, decoder="normalised", pre_bias=True)
-    save_sae(trained, place, {}, scale=2.0)
+    save_sae(trained, new_folder, {}, scale=2.0)
     new = trained_sae(architecture, seed=5, decoder="normalised", pre_bias=True)
-    load_into(new, place)
+    load_into(new, new_folder)
     _assert_same(new, trained, inputs() / 2, 2.0)
     if isinstance(new, BatchTopKSAE):
         torch.testing.assert_close(new.threshold, trained.threshold / 2)

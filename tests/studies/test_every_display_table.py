@@ -40,40 +40,40 @@ def test_there_are_some():
 
 
 @each("name", TABLES)
-def test_html_latex_and_csv_hold_the_same_cells(made_up, place, name):
-    figure(name, "{}", str(made_up), str(place / name))
-    assert sorted(path.name for path in place.iterdir()) == [f"{name}.csv", f"{name}.html", f"{name}.tex"]
+def test_html_latex_and_csv_hold_the_same_cells(made_up, new_folder, name):
+    figure(name, "{}", str(made_up), str(new_folder / name))
+    assert sorted(path.name for path in new_folder.iterdir()) == [f"{name}.csv", f"{name}.html", f"{name}.tex"]
     table = display(name, made_up)
     wanted = rows(table)
-    head, *body = csv_rows(place / f"{name}.csv")
+    head, *body = csv_rows(new_folder / f"{name}.csv")
     assert body == wanted and head == [*table.cells.index.names, *table.cells.columns]
-    page = (place / f"{name}.html").read_text()
+    page = (new_folder / f"{name}.html").read_text()
     assert html_rows(page) == wanted
     labels = table.cells.index.nlevels
     above = [""] * labels
-    for line, found in zip(wanted, tex_rows((place / f"{name}.tex").read_text()), strict=True):
+    for line, found in zip(wanted, tex_rows((new_folder / f"{name}.tex").read_text()), strict=True):
         repeated = next(i for i in range(labels + 1) if i == labels - 1 or line[i] != above[i])  # the last label is always said
         above = line[:labels]
         assert found == [*[""] * repeated, *map(_tex, line[repeated:])]
 
 
 @each("name", TABLES)
-def test_a_page_is_read_on_its_own_and_equal_every_time(made_up, place, name):
+def test_a_page_is_read_on_its_own_and_equal_every_time(made_up, new_folder, name):
     for folder in ("first", "second"):
-        figure(name, "{}", str(made_up), str(place / folder / name))
-    for path in (place / "first").iterdir():
-        assert path.read_bytes() == (place / "second" / path.name).read_bytes()
-    page = (place / "first" / f"{name}.html").read_text()
+        figure(name, "{}", str(made_up), str(new_folder / folder / name))
+    for path in (new_folder / "first").iterdir():
+        assert path.read_bytes() == (new_folder / "second" / path.name).read_bytes()
+    page = (new_folder / "first" / f"{name}.html").read_text()
     assert "http" not in page and "<script" not in page and "<link" not in page
     said = BeautifulSoup(page, "html.parser").find("figcaption").get_text()
     assert said.startswith(f"{figures()[name][1].label}. {caption(name)}")
-    assert page.count(fragment(place / "first" / f"{name}.html")) == 1
+    assert page.count(fragment(new_folder / "first" / f"{name}.html")) == 1
 
 
 @each("name", TABLES)
-def test_published_values_are_marked(made_up, place, name):
-    figure(name, "{}", str(made_up), str(place / name))
-    lines = BeautifulSoup((place / f"{name}.html").read_text(), "html.parser").select("tbody tr")
+def test_published_values_are_marked(made_up, new_folder, name):
+    figure(name, "{}", str(made_up), str(new_folder / name))
+    lines = BeautifulSoup((new_folder / f"{name}.html").read_text(), "html.parser").select("tbody tr")
     wanted = [any(label.startswith("Braun et al. 2024") for label in row) for row in rows(display(name, made_up))]
     assert any(wanted) and not all(wanted)
     for line, published in zip(lines, wanted, strict=True):
@@ -81,15 +81,17 @@ def test_published_values_are_marked(made_up, place, name):
 
 
 @each("name", TABLES)
-def test_without_rows_it_says_why_beside_the_published_values(place, made_up, name):
+def test_without_rows_it_says_why_beside_the_published_values(new_folder, made_up, name):
     for study in studies().values():
         for table, declared in study.tables.items():
-            pd.DataFrame(columns=list(declared.columns)).to_parquet(place / f"{table}.parquet")
-    empty, usual = display(name, place), display(name, made_up)
+            pd.DataFrame(columns=list(declared.columns)).to_parquet(new_folder / f"{table}.parquet")
+    empty, usual = display(name, new_folder), display(name, made_up)
     assert re.search(r"\b(No|no|not)\b", " ".join(empty.notes)) and not usual.notes
     assert rows(empty) == [row for row in rows(usual) if any(label.startswith("Braun et al. 2024") for label in row)] != []
-    empty.write(place / name, "Label", "Caption.", ("html", "tex"))
-    assert empty.notes[0] in (place / f"{name}.html").read_text() and empty.notes[0] in (place / f"{name}.tex").read_text()
+    empty.write(new_folder / name, "Label", "Caption.", ("html", "tex"))
+    assert (
+        empty.notes[0] in (new_folder / f"{name}.html").read_text() and empty.notes[0] in (new_folder / f"{name}.tex").read_text()
+    )
 
 
 @each("name", TABLES)
@@ -105,11 +107,11 @@ def test_a_caption_is_plain_text_of_a_few_sentences(name):
 
 
 @each("prose", [False, True])
-def test_characters_that_mean_something_in_html_or_latex_are_themselves(place, prose):
+def test_characters_that_mean_something_in_html_or_latex_are_themselves(new_folder, prose):
     cells = frame([(NASTY, "a", NASTY, "1"), ("−λ × Δ∅", "b", "≈ 2 [−1, 3]", "–")], ("where", "SAE"), (NASTY, "n"))
-    DisplayTable(cells, (NASTY,), prose).write(place / "t", f"Table 9: {NASTY}", NASTY, ("html", "tex", "csv"))
-    page, text = (place / "t.html").read_text(), (place / "t.tex").read_text()
-    assert html_rows(page) == cells.reset_index().to_numpy().tolist() == csv_rows(place / "t.csv")[1:]
+    DisplayTable(cells, (NASTY,), prose).write(new_folder / "t", f"Table 9: {NASTY}", NASTY, ("html", "tex", "csv"))
+    page, text = (new_folder / "t.html").read_text(), (new_folder / "t.tex").read_text()
+    assert html_rows(page) == cells.reset_index().to_numpy().tolist() == csv_rows(new_folder / "t.csv")[1:]
     soup = BeautifulSoup(page, "html.parser")
     assert soup.title.get_text() == f"Table 9: {NASTY}" and soup.find("b") is None
     assert soup.find("figcaption").get_text() == f"Table 9: {NASTY}. {NASTY} {NASTY}"

@@ -37,21 +37,21 @@ def test_its_tables_have_rows_and_the_columns_that_it_declares(experiment, name)
 
 
 @each("name", [name for name in MEASURED if not studies()[name].wall_clock])
-def test_measured_again_it_gives_equal_bytes(experiment, place, name):
+def test_measured_again_it_gives_equal_bytes(experiment, new_folder, name):
     study = studies()[name]
     at = experiment.places(study)[0]
-    experiment.measure(study, at, place)
-    assert sorted(path.stem for path in place.iterdir()) == sorted(study.tables)
-    for path in place.iterdir():
+    experiment.measure(study, at, new_folder)
+    assert sorted(path.stem for path in new_folder.iterdir()) == sorted(study.tables)
+    for path in new_folder.iterdir():
         assert path.read_bytes() == (experiment.root / "parts" / name / at / path.name).read_bytes()
 
 
 @each("name", HELD_OUT)
-def test_it_uses_as_many_held_out_tokens_as_asked_for_and_there_are(experiment, place, name):
+def test_it_uses_as_many_held_out_tokens_as_asked_for_and_there_are(experiment, new_folder, name):
     study = studies()[name]
     with pytest.raises(UserError, match=f"`studies.{name}.n_tokens` asks for 12,000 tokens, but the corpus holds out 120"):
-        experiment.measure(study, experiment.places(study)[0], place, n_tokens=12_000)
-    assert not list(place.iterdir())
+        experiment.measure(study, experiment.places(study)[0], new_folder, n_tokens=12_000)
+    assert not list(new_folder.iterdir())
 
 
 def test_what_each_declares_is_there():
@@ -168,9 +168,9 @@ print(*claims(Path("results/x/tables"), ["counts"])[["claim", "verdict", "ours"]
         ),
     ],
 )
-def test_a_wrong_study_or_setting_is_one_sentence(place, call, sentence):
+def test_a_wrong_study_or_setting_is_one_sentence(new_folder, call, sentence):
     with pytest.raises(UserError) as caught:
-        given = {"spec": "{}", "experiment": "x", "out": str(place)} | call
+        given = {"spec": "{}", "experiment": "x", "out": str(new_folder)} | call
         measure(given.pop("study"), **given)
     assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
 
