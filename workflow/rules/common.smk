@@ -25,7 +25,7 @@ try:
 except Exception as error:
     raise SystemExit(report_fault(error)) from None
 
-shell.prefix(exported)
+shell.prefix(exported.replace("{", "{{").replace("}", "}}"))
 
 # a counter that keeps jobs from sharing a GPU; 0 on a machine without one, so that CPU jobs run side by side
 GPU = int(not workflow.local_exec or shutil.which("nvidia-smi") is not None)
