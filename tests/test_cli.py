@@ -322,17 +322,8 @@ def test_a_stage_that_fails_leaves_none(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stage_keeps_a_log_and_says_on_the_terminal_too_why_it_failed(monkeypatch, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "saeworks",
-        "prepare",
-        "--spec",
-        "{}",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+def test_a_stage_keeps_a_log_and_says_on_the_terminal_too_why_it_failed(tmp_path):
+    command = [sys.executable, "-m", "saeworks", "gather", "fidelity", "--parts", "none", "--out", "out"]
     done = subprocess.run([*command, "--log", "deep/it.log"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (tmp_path / "deep" / "it.log").read_text().splitlines()[-1] + "\n"

@@ -575,14 +575,14 @@ def test_a_terminal_shows_claims_by_verdict_with_what_decided(make_tables):
     text = listed(found)
     assert max(map(len, text.splitlines())) <= 100
     assert text.startswith(
-        f"reproduced, at {hooks[0]}:\n  CE increase of e2e over local at equal L0\n      published < 0.45 (Braun et al. 2024,"
+        f"Model: toy.\n\nreproduced, at {hooks[0]}:\n  CE increase of e2e over local at equal L0\n      published < 0.45 (Braun et al. 2024,"
     )
     words = " ".join(text.split())
     for row in verdicts.readable(found).to_dict("records"):
         tested = f"ours {row['ours [interval]']}; criterion: {row['criterion']}"
         decided = row["note"] if row["verdict"] == UNTESTED else tested
         assert f" {row['claim']} published {row['published']} ({row['source']}); {decided}" in words
-    assert [line for line in text.splitlines() if line and line[0] != " "] == [
+    assert [line for line in text.splitlines()[1:] if line and line[0] != " "] == [
         f"{verdict}, at {hook}:"
         for verdict in verdicts.VERDICTS
         for hook in hooks
