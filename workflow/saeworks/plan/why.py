@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..config.base import read_config
 from ..store.errors import UserError, did_you_mean
 from .job import Job
 from .opening import open_plan
@@ -35,13 +34,7 @@ def why(target: str, /, configfile: str | None = None) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; name the experiment's file with `--configfile`.") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
-        raise UserError(f"{path} cannot be read as YAML ({reason}); mend it, or name another file with `--configfile`.") from None
+    values = read_config(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} is no experiment file: it holds no keys; name one with `--configfile`.")
     return values
