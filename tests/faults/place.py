@@ -40,6 +40,18 @@ EXPERIMENT: dict[str, Any] = {
 }
 RELU, TOPK = (f"results/tiny/saes/{HOOK}/{name}" for name in ("local-c0.5-s0", "topk-k4-s0"))
 TEXT = "\n<|endoftext|>\n".join(f"Page {i} of a short book, which says little and says it {i} times." for i in range(40))
+# as in the repository's dvc.yaml
+_STORED = {
+    "stages": {
+        stage: {"foreach": {key: {}}, "do": {"cmd": "snakemake", "outs": [{out: {"persist": True}}]}}
+        for stage, key, out in [
+            ("own-model", "own", "data/models/${key}"),
+            ("corpus", "tiny", "data/corpora/${key}"),
+            ("saes", "tiny", "results/${key}/saes"),
+            ("tables", "tiny", "results/${key}/tables"),
+        ]
+    }
+}
 _CODE = Code()  # the package as it is, read once
 _MADE_FOR_PEOPLE = re.compile(r"`((?:dvc|snakemake|saeworks) [^`]+)`")
 _MAY_CHANGE = ("logs/", "scratch/", ".snakemake/")  # by a command that fails
@@ -216,7 +228,8 @@ def finish(root: Path) -> Place:
         for key in ("analytics", "check_update"):  # which would start processes
             assert dvc(["config", f"core.{key}", "false", "-q"]) == 0
         assert dvc(["remote", "add", "-d", "stored", "registry", "-q"]) == 0
-        assert dvc(["add", "-q", "results/tiny/saes", "results/tiny/tables", "data/corpora/tiny", "data/models/own"]) == 0
+        place.write("dvc.yaml", yaml.safe_dump(_STORED))
+        assert dvc(["commit", "-f", "-q"]) == 0
         assert dvc(["push", "-q"]) == 0
     return place
 

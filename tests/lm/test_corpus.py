@@ -195,7 +195,7 @@ def test_a_tokenizer_of_another_model_is_one_sentence(tmp_path, tiny_model):
     write_tokenizer(model, D_VOCAB + 100)
     text = " ".join(f"w{D_VOCAB + i}" for i in range(40))
     (tmp_path / "x.txt").write_text("\n<|endoftext|>\n".join(f"w{i} {text}" for i in range(9)))
-    with pytest.raises(UserError, match=rf"gives token {D_VOCAB + 39}, but the model has {D_VOCAB}"):
+    with pytest.raises(UserError, match=rf"gives token 10[0-9], but the model has {D_VOCAB}"):
         build_corpus(
             TextCorpus(files=[str(tmp_path / "x.txt")], context=10, n_tokens=40, eval_tokens=40, separator="none"),
             model,

@@ -28,7 +28,7 @@ try:
 except Exception as error:
     raise SystemExit(report_fault(error)) from None
 
-shell.prefix(exported)
+shell.prefix(exported.replace("{", "{{").replace("}", "}}"))
 
 # a counter that keeps jobs from sharing a GPU; 0 on a machine without one, so that CPU jobs run side by side
 GPU = int(not workflow.local_exec or shutil.which("nvidia-smi") is not None)
@@ -60,3 +60,12 @@ def reads(job):
 
     return files
 
+
+def identity(job):
+    """A parameter: what a job is asked for."""
+    return lambda wildcards: PLAN.asked(PLAN.identity_json(job(wildcards) if callable(job) else job))
+
+
+def spec(job, block):
+    """A parameter: one block of a job's settings."""
+    return lambda wildcards: PLAN.asked(PLAN.spec(job(wildcards) if callable(job) else job, block))

@@ -45,7 +45,9 @@ class _Identity(BaseModel):
     n_rows: PositiveInt
 
 
-class _Manifest(BaseModel):
+class CacheManifest(BaseModel):
+    """What must be in the manifest of a cache."""
+
     identity: _Identity
     dtype: Literal["float32", "float16", "bfloat16"]
     rows_per_shard: PositiveInt
@@ -235,7 +237,7 @@ class ActivationCache:
     """
 
     def __init__(self, folder: Path, hook_point: str, expected: dict | None = None, device: str = "cpu") -> None:
-        manifest = read_json(folder / "manifest.json", _Manifest, _mend(folder))
+        manifest = read_json(folder / "manifest.json", CacheManifest, _mend(folder))
         if hook_point not in manifest["hook_points"]:
             raise UserError(
                 f"the activation cache {folder} does not hold {hook_point}; it holds {', '.join(manifest['hook_points'])}: {_mend(folder)}."

@@ -6,6 +6,7 @@ that runs one and says what went wrong in it; `new`, `runs` and `claims` are com
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as end:  # `--help`, `--version`
         return end.exit_code
     except typer.TyperException as wrong:  # an option, or none at all
-        wrong.show()
+        with contextlib.suppress(OSError):  # there is no standard error
+            wrong.show()
         return wrong.exit_code
     except (Exception, KeyboardInterrupt) as error:
         return report(error)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..studies import claims as of_papers
 from ..studies.claim import UNTESTED
-from ..studies.claims import COLUMNS, VERDICTS, readable, summary
+from ..studies.claims import COLUMNS, VERDICTS, in_common, readable, summary
 from ..studies.tables import read_table
 
 _COLUMNS = 100  # of the terminal that are used, at most
@@ -37,10 +37,10 @@ def listed(table: pd.DataFrame) -> str:
     """`claims` for a terminal: by verdict, and by hook point where there are several, each claim with what decided."""
     shown = readable(table)
     several = shown["hook point"].nunique() > 1
-    lines: list[str] = []
+    lines = [" ".join(in_common(shown).values())]
     for verdict in VERDICTS:
         for hook_point, group in shown[shown["verdict"] == verdict].groupby("hook point", sort=False):
-            lines += [*([""] if lines else []), f"{verdict}, at {hook_point}:" if several else f"{verdict}:"]
+            lines += ["", f"{verdict}, at {hook_point}:" if several else f"{verdict}:"]
             for row in group.to_dict("records"):
                 found = row["note"] if verdict == UNTESTED else f"ours {row['ours [interval]']}; criterion: {row['criterion']}"
                 lines += _wrapped(row["claim"], 2) + _wrapped(f"published {row['published']} ({row['source']}); {found}", 6)

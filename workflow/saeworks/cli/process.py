@@ -30,7 +30,17 @@ STATUSES = {  # of a command that does not succeed
 }
 _MOST_THREADS = max(64, os.cpu_count() or 1)  # many more do not start
 # what is wrong with a path that a command was given
-_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+_PATHS = (
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -164,7 +174,7 @@ def _in_words(error: BaseException) -> tuple[int, str]:
         ):
             path = os.fsdecode(error.filename)
             return _MENDABLE, f"{path} cannot be used ({error.strerror}); correct the path, or its permissions."
-    what = " ".join(f"{type(error).__name__}: {error}".splitlines()[0].split())
+    what = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     return _FAULT, f"{what}; this is a fault of saeworks, please report it with {_kept_traceback(error)}"
 
 

@@ -27,7 +27,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(model: type[Model], values: Any, where: str = "") -> Model:
-    """Validate `values` as `model`, or as one of a union of models that their `source` tells apart; `where` is the dotted path of `values` in the configuration.
+    """Validate `values` as `model`, or as one of a union of models that their `source` tells apart.
+
+    `where` is the dotted path of `values` in the configuration.
 
     `1e6`, which YAML reads as text or as a fraction, is a whole number where one is wanted.
 

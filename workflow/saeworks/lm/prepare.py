@@ -83,7 +83,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "manifest.json").exists():
         raise UserError(f"the prepared model {folder} is missing; run the same snakemake command again, which makes it first.")
-    return read_json(folder / "manifest.json", _Record, _mend(folder))
+    return read_json(folder / "manifest.json", ModelRecord, _mend(folder))
 
 
 def _mend(folder: Path) -> str:
@@ -100,7 +100,9 @@ class _Arch(BaseModel):
     parallel: bool
 
 
-class _Record(BaseModel):
+class ModelRecord(BaseModel):
+    """What must be in the manifest of a prepared model."""
+
     engine: Literal["decoder", "bridge"]
     model: dict[str, Any]
     special_tokens: dict[str, int | None]

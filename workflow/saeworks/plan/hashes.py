@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ..store.errors import UserError
@@ -43,8 +44,6 @@ class Hashes:
         found = sha256_file(path)
         if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED:
             self._known[key] = [*now, found]
-            try:
+            with suppress(OSError, UserError):  # a folder that only others may write to
                 write_json(self.memory, self._known)
-            except (OSError, UserError):
-                pass  # a folder that only others may write to
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..store.errors import UserError
-from ..store.files import canonical_json
+from ..store.files import atomic_path, canonical_json
 from .code import Code
 from .hashes import Hashes
 from .job import Job, nested
@@ -24,9 +25,12 @@ ABSENT = type("Absent", (), {"__repr__": lambda self: "not there"})()
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as it was when a result was made; what is new or gone was or is `ABSENT`."""
+    """One thing that is not as it was when a result was made; what is new or gone was or is `ABSENT`.
 
-    kind: Literal["record", "setting", "definition", "input", "file", "fact", "output"]
+    `output`: a file of the result itself. `again`: a job whose result it was made from, and which is made again for such a file.
+    """
+
+    kind: Literal["record", "setting", "definition", "input", "file", "fact", "output", "again"]
     name: str
     before: Any = ABSENT
     after: Any = ABSENT
@@ -50,7 +54,7 @@ class State:
 
         Keys: settings, entries, code, inputs (the fingerprints of other jobs), files (sha256 of those at hand), facts.
         """
-        if any(item.kind != "output" for item in self.differences(name)):
+        if any(item.kind not in ("output", "again") for item in self.differences(name)):
             return self._now(name)
         return {key: self.recorded(name)[key] for key in ("settings", "entries", "code", "inputs", "files", "facts")}
 
@@ -65,6 +69,17 @@ class State:
     def spec(self, name: str, block: str) -> str:
         """One block of a job's settings, as JSON that its command takes."""
         return canonical_json(nested({**self.identity(name)["settings"], **self.jobs[name].settings.others}, block))
+
+    def asked(self, text: str) -> str:
+        """A file with this text, JSON, as an option takes it, so that a command stays short enough to be read.
+
+        It lies under its hash, so that jobs of other configurations that are still at work find theirs.
+        """
+        path = self.marks.parent / "asked" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if not (self.root / path).exists():
+            with atomic_path(self.root / path) as partial:
+                partial.write_text(text, encoding="utf-8")
+        return f"@{path}"
 
     def is_current(self, name: str) -> bool:
         """Whether all results of a job exist, are those that it made, and nothing that they depend on has changed."""
@@ -166,7 +181,12 @@ class State:
         found += _changed("fact", before["facts"], now["facts"])
         made, there = before.get("outputs", {}), [path for path in job.outputs if (self.root / path).is_file()]
         pairs = [(path, made.get(Path(path).name), self._sha256(self.root / path)) for path in there if made]
-        return found + [Difference("output", path, was, found_now) for path, was, found_now in pairs if was != found_now]
+        found += [Difference("output", path, *pair) for path, *pair in pairs if pair[0] != pair[1]]
+        # what follows from a job is made again with it: Snakemake looks no further than at the first job of a chain that has to run
+        return found + [Difference("again", other) for other in job.inputs if self._is_made_again(other)]
+
+    def _is_made_again(self, name: str) -> bool:
+        return any(item.kind in ("output", "again") for item in self.differences(name))
 
 
 def _changed(kind: str, before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
