@@ -198,7 +198,8 @@ class Place:
                 status = use(self)
             except (Exception, SystemExit) as error:
                 status = report(error)
-        return Outcome(status if isinstance(status, int) else 0, err.getvalue().strip())
+        lines = [line for line in err.getvalue().strip().split("\n") if "step/s" not in line]  # of the progress bar
+        return Outcome(status if isinstance(status, int) else 0, "\n".join(lines))
 
     def files(self) -> dict[str, tuple[int, int]]:
         """Size and time of every file that a command which fails has to leave alone."""

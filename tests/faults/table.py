@@ -197,7 +197,14 @@ _UNKNOWN = {
     "figures.paretto": ("did you mean 'pareto'", {}),
     "studies.geometri": ("did you mean 'geometry'", {}),
 }
-_MISSING = {"experiment": "tiny", "model": None, "model.name": "small", "model.path": "model", "runs": None, "runs.local.objective": "local"}
+_MISSING = {
+    "experiment": "tiny",
+    "model": None,
+    "model.name": "small",
+    "model.path": "model",
+    "runs": None,
+    "runs.local.objective": "local",
+}
 KEYS = [
     *(key(name, bad, f"`{name}", says, mend=good) for name, (bad, says, good) in (_CHOICES | _RANGES).items()),
     *(
@@ -291,7 +298,21 @@ FILES = [
     raw("a hundred brackets too many", "experiment: " + "[" * 2000 + "\n", CONFIG),
 ]  # fmt: skip
 
-HOSTILE = ("a b", "a;touch pwned;", "$(touch pwned)", "`touch pwned`", "../up", "/root", "-n", ".hidden", "a/b", "", "a\nb", "ä", "a" * 300)
+HOSTILE = (
+    "a b",
+    "a;touch pwned;",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "../up",
+    "/root",
+    "-n",
+    ".hidden",
+    "a/b",
+    "",
+    "a\nb",
+    "ä",
+    "a" * 300,
+)
 NAMES = [
     *(key("experiment", name, "`experiment`", "letters|character", mend="tiny") for name in HOSTILE),
     *(key("model.name", name, "`model.name`", "letters|character", mend="small") for name in HOSTILE),
@@ -363,7 +384,14 @@ OPTIONS = [
 
 def with_option(name: str, stage: str, *bad: str, says: tuple[str, ...], good: tuple[str, ...]) -> Fault:
     """Words added to the command of a stage."""
-    return Fault(name, nothing, lambda p: p.saeworks(*p.command(stage), *bad), says, nothing, lambda p: p.saeworks(*p.command(stage), *good))
+    return Fault(
+        name,
+        nothing,
+        lambda p: p.saeworks(*p.command(stage), *bad),
+        says,
+        nothing,
+        lambda p: p.saeworks(*p.command(stage), *good),
+    )
 
 
 def replaced(name: str, stage: str, option_: str, *values: str, says: tuple[str, ...]) -> Fault:
@@ -698,10 +726,11 @@ MODELS = [
     local_model("a hub model that nobody has", lambda p: p.set("model", {"source": "hub", "name": "no/where"}), "no/where",
                 mend=lambda p: p.set("model", {"source": "path", "name": "small", "path": "model"})),
     Fault("a layer beyond the model", lambda p: p.set("runs.local.hook_points", ["blocks.7.hook_resid_pre"]), why,
-          ("blocks.7.hook_resid_pre", "3 blocks", "blocks.2.hook_resid_pre"), lambda p: p.set("runs.local.hook_points", ["blocks.2.hook_resid_pre"])),
+          ("`runs.local.hook_points` has blocks.7.hook_resid_pre", "3 blocks, 0 to 2; choose among"), lambda p: p.set("runs.local.hook_points", ["blocks.2.hook_resid_pre"])),
     Fault("nothing after the last hook point",
-          lambda p: p.set("runs.local", {"objective": "e2e_ds", "hook_points": ["blocks.2.hook_resid_post"], "sparsity_coeffs": [1]}),
-          lambda p: p.run("activation_cache") or p.run("train/blocks.2.hook_resid_post/local-c1-s0"), ("local-c1-s0", "hook point"),
+          lambda p: (p.set("runs.local", {"objective": "e2e_ds", "hook_points": ["blocks.2.hook_resid_post"], "sparsity_coeffs": [1]}),
+                     p.outcome(job("activation_cache"))),
+          job("train/blocks.2.hook_resid_post/local-c1-s0"), ("local-c1-s0", "hook point"),
           lambda p: p.set("runs.local.hook_points", ["blocks.1.hook_resid_pre"]),
           lambda p: p.run("activation_cache") or p.run(f"train/{HOOK}/local-c1-s0")),
 ]  # fmt: skip
@@ -722,7 +751,9 @@ _CUT, _TURNED = _bytes(lambda b: b[:-5]), _bytes(lambda b: flipped(b, len(b) - 3
 _SHARD = f"{HOOK}/00000.npy"
 
 
-def between(name: str, kind: str, file: str, change: Callable[[Place, str], Any], stage: str, *says: str, mend: Use = FETCH) -> Fault:
+def between(
+    name: str, kind: str, file: str, change: Callable[[Place, str], Any], stage: str, *says: str, mend: Use = FETCH
+) -> Fault:
     """A file of the prepared model, the corpus or the cache, and the stage that reads it."""
     return Fault(name, in_data(kind, file, change), job(stage), (*says, *([] if "gone" in name else [file.split("/")[-1]])), mend)
 
@@ -782,9 +813,15 @@ BETWEEN = [
 _CHECKPOINT, _LOG = (f"scratch/tiny/{HOOK}/local-c0.5-s0/{name}" for name in ("checkpoint.safetensors", "log.jsonl"))
 
 
+_WILD = {"penalty": "lp", "lp_p": 16.0, "lr": 10.0, "grad_clip": None, "warmup_fraction": 0.0}
 TRAINING = [
-    Fault("a loss that is not finite", lambda p: p.set("runs.local.training", {"lr": 1e6, "grad_clip": None, "warmup_fraction": 0.0}),
-          job(_TRAIN), ("local-c0.5-s0", "finite|lr"), lambda p: p.set("runs.local.training", {"lr": 1e-3})),
+    Fault(
+        "a loss that is not finite",
+        lambda p: p.set("runs.local.training", _WILD),
+        job(_TRAIN),
+        ("local-c0.5-s0", "lower `lr`"),
+        lambda p: p.set("runs.local.training.lr", 1e-3),
+    ),
     Fault("a run to start from that is gone",
           lambda p: (p.set("runs.tuned", {"objective": "finetune", "start_from": "local", "hook_points": [HOOK], "sparsity_coeffs": [0.5]}),
                      p.delete(RELU)),
@@ -811,7 +848,10 @@ TRAINING = [
 # tables and what is made of them
 
 _FIDELITY, _RUNS_TABLE, _CLAIMS = (f"results/tiny/tables/{name}.parquet" for name in ("fidelity", "runs", "claims"))
-_SHOW, _DRAW = saeworks_("runs", "tiny"), saeworks_("figure", "pareto", "--spec", "{}", "--tables", "results/tiny/tables", "--out", "drawn")
+_SHOW, _DRAW = (
+    saeworks_("runs", "tiny"),
+    saeworks_("figure", "pareto", "--spec", "{}", "--tables", "results/tiny/tables", "--out", "drawn"),
+)
 
 
 def _frame(name: str, change: Callable[[Any], Any]) -> Use:
@@ -863,7 +903,7 @@ def of_session(name: str, spoil: Use, *says: str, mend: Use) -> Fault:
 SESSIONS = [
     of_session("no corpus", delete("data/corpora/tiny"), "corpus", "dvc pull", mend=FETCH),
     of_session("another corpus", in_data("corpus", "manifest.json", lambda p, n: p.edit_json(n, sha256={"train": "0"})), "corpus", mend=_CORPUS),
-    of_session("a corpus whose manifest is cut off", in_data("corpus", "manifest.json", _CUT), "manifest.json", mend=_CORPUS),
+    of_session("a corpus whose manifest is cut off", in_data("corpus", "manifest.json", _CUT), "corpus", "dvc pull", mend=_CORPUS),
     of_session("a manifest that is gone", delete(f"{RELU}/manifest.json"), "manifest.json", "dvc pull", mend=FETCH),
     of_session("a manifest that is no text", put(f"{RELU}/manifest.json", b"\xff"), "manifest.json", mend=FETCH),
     of_session("a manifest that is a list", put(f"{RELU}/manifest.json", "[]"), "manifest.json", mend=FETCH),

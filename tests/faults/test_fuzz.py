@@ -58,7 +58,25 @@ _NUMBERS = st.one_of(
 _WORDS = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
-        ["", " ", "a", "\n", "\x00", "१", "ß" * 300, "../..", "$(touch pwned)", "true", "null", "1e3", "1_000", "nan", "inf", "-1", "0x10"]
+        [
+            "",
+            " ",
+            "a",
+            "\n",
+            "\x00",
+            "१",
+            "ß" * 300,
+            "../..",
+            "$(touch pwned)",
+            "true",
+            "null",
+            "1e3",
+            "1_000",
+            "nan",
+            "inf",
+            "-1",
+            "0x10",
+        ]
     ),
     st.from_regex(r"blocks\.\d{1,3}\.(hook_resid_pre|hook_resid_post|hook_mlp_out|attn\.hook_z|hook_x)", fullmatch=True),
 )
@@ -69,7 +87,25 @@ _ANY = st.recursive(
 )
 _EXPERIMENT = experiment()
 _KEYWORDS = sorted(
-    {"relu", "topk", "gated", "free", "linear", "cosine", "l1", "l0", "tanh", "e2e", "local", "finetune", "hub", "path", "own", "text", "auxk"}
+    {
+        "relu",
+        "topk",
+        "gated",
+        "free",
+        "linear",
+        "cosine",
+        "l1",
+        "l0",
+        "tanh",
+        "e2e",
+        "local",
+        "finetune",
+        "hub",
+        "path",
+        "own",
+        "text",
+        "auxk",
+    }
 )
 
 
@@ -213,9 +249,22 @@ def _retyped(data: st.DataObject, content: bytes) -> bytes:
     old = tensors[name]
     match data.draw(st.sampled_from(["shape", "type", "value", "remove", "rename", "add"])):
         case "shape":
-            tensors[name] = data.draw(st.sampled_from([old[:1], old[..., :1], old.flatten(), old[None], old.sum(), old[:0], old.transpose(0, -1).contiguous()]))
+            tensors[name] = data.draw(
+                st.sampled_from(
+                    [old[:1], old[..., :1], old.flatten(), old[None], old.sum(), old[:0], old.transpose(0, -1).contiguous()]
+                )
+            )
         case "type":
-            kinds = [torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.bool, torch.uint8, torch.float8_e4m3fn]
+            kinds = [
+                torch.float64,
+                torch.float16,
+                torch.bfloat16,
+                torch.int8,
+                torch.int64,
+                torch.bool,
+                torch.uint8,
+                torch.float8_e4m3fn,
+            ]
             tensors[name] = old.to(data.draw(st.sampled_from(kinds)))
         case "value":
             tensors[name] = old.clone()
@@ -236,7 +285,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, bytes]]:
     folders = []
     for architecture in ARCHITECTURES:
         folders.append(tmp_path_factory.mktemp(architecture))
-        save_sae(trained_sae(architecture, pre_bias=True), folders[-1], {"hook_name": "blocks.1.hook_resid_pre", "saeworks": {"seed": 3}})
+        save_sae(
+            trained_sae(architecture, pre_bias=True),
+            folders[-1],
+            {"hook_name": "blocks.1.hook_resid_pre", "saeworks": {"seed": 3}},
+        )
     topk = trained_sae("topk", pre_bias=True)
     assert isinstance(topk, TopKSAE)
     folders.append(tmp_path_factory.mktemp("sparsify"))

@@ -79,7 +79,7 @@ def _with_numbers(annotation: Any, value: Any, key: str) -> Any:
 
 def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
     path, owner = _resolve(model, fault["loc"])
-    key = ".".join(part for part in (where, *path) if part)
+    key = repr(".".join(part for part in (where, *path) if part))[1:-1]  # on one line, whatever a user calls a key
     kind, given = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
         known = sorted(owner.model_fields) if owner else []
