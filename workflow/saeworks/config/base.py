@@ -97,7 +97,7 @@ def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
         )
     if kind == "union_tag_not_found":
         return f"configuration key `{key}.source` is missing; add it (see config/README.md)."
-    if kind in ("model_type", "model_attributes_type"):
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"configuration block `{key}` is {given!r}; it must be a block of keys (see config/README.md)."
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
