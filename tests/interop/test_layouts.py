@@ -233,7 +233,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path, damage):
         ({"b_dec": torch.full((D_IN,), torch.nan)}, "tensor b_dec with values that are not finite"),
         ({"b_dec": torch.ones(D_IN, dtype=torch.int8)}, "tensor b_dec of type int8"),
         ({"b_dec": torch.ones(D_IN, dtype=torch.complex64)}, "tensor b_dec of type complex64"),
-        ({"b_dec": torch.ones(D_IN).to_sparse()}, "tensor b_dec of type float32, and not of floating-point numbers"),
+        ({"b_dec": torch.ones(D_IN).to_sparse()}, "tensor b_dec of type sparse float32"),
         ({"k": torch.tensor(0)}, "k = 0 cannot be active"),
         ({"k": torch.tensor(2.5)}, "does not say how many features are active"),
         ({"k": torch.tensor([1, 2])}, "does not say how many features are active"),
@@ -244,6 +244,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path, damage):
 def test_tensors_that_make_no_sae_are_one_sentence(tmp_path, changes, words):
     state = _DICTIONARIES["AutoEncoderTopK"][0]
     torch.save(state, tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderTopK", "k": K}}))
     load(tmp_path)
     torch.save(state | changes, tmp_path / "ae.pt")
     assert words in _sentence(tmp_path)
