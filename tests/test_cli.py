@@ -362,7 +362,7 @@ def test_a_new_experiment_can_be_run_as_it_is(repository, capsys):
     output = snakemake(repository, "-n", "--printshellcmds", "--quiet", "reason", config=repository / path)
     jobs = planned(output)
     assert jobs["train"] == 4 and jobs["pareto"] == 1
-    commands = re.findall(r"saeworks \w+ .*--log .*", output)
+    commands = re.findall(r"saeworks [\w-]+ .*--log .*", output)
     assert len(commands) >= sum(jobs.values())
     for line in commands:  # short enough to be read where one fails
         assert len(line) < 1200 and "{" not in line, line

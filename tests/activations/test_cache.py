@@ -314,8 +314,8 @@ def test_a_damaged_file_is_one_sentence(write, file, damage, opened_before):
     assert str(path) in message and f"delete {mend} and run the same snakemake command again" in message
     assert ("is missing" if damage == "missing" else "is damaged") in message
     mend.unlink()
-    ActivationCache(write(), HOOK).tokens(0, 10)
-    assert path.read_bytes() == bytes(whole)
+    ActivationCache(write(name=folder.name), HOOK).tokens(0, 10)
+    assert path.read_bytes() == whole
 
 
 def test_damage_to_another_hook_point_does_not_matter(write):

@@ -335,7 +335,7 @@ def test_a_value_of_another_type_or_size_is_one_sentence(tmp_path, key, value):
 @each(
     "damage, words",
     [
-        (lambda w: w.to(torch.int8), "of type int8, and not of floating-point numbers"),
+        (lambda w: w.to(torch.int8), "of type int8, where dense floating-point numbers belong"),
         (lambda w: torch.where(torch.arange(len(w)) == 3, torch.nan, w), "not finite"),
         (lambda w: torch.where(torch.arange(len(w)) == 3, torch.inf, w), "not finite"),
         (lambda w: w.double().fill_(1e300), "not finite"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import HOOK, TINY, assert_same_results, edited, planned, rules, snakemake, tiny_plan
+from .conftest import HOOK, REPOSITORY, TINY, assert_same_results, edited, planned, rules, snakemake, tiny_plan
 
 _RUN = f"{HOOK}/e2e-c0.01-s0"
 
@@ -75,6 +75,7 @@ def test_names_of_files_are_not_executed(tmp_path):
     assert (folder / "results/tiny/notebooks/braun2024.html").exists()
     assert planned(snakemake(folder, "-n", config=config)) == {}
     assert not [path for path in tmp_path.rglob("*") if "pwned" in path.name and hostile not in path.name]
+    assert not (REPOSITORY / "pwned").exists()
 
 
 def _model(tmp_path: Path) -> Path:

@@ -137,9 +137,11 @@ def check_numbers(tensor: Tensor, name: str, path: Path) -> None:
     Raises:
         UserError: naming the tensor.
     """
-    kind = str(tensor.dtype).removeprefix("torch.")
+    kind = "sparse " * (tensor.layout != torch.strided) + str(tensor.dtype).removeprefix("torch.")
     if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
-        raise UserError(f"{path} has a tensor {name} of type {kind}, and not of floating-point numbers; {refetch(path.parent)}.")
+        raise UserError(
+            f"{path} has a tensor {name} of type {kind}, where dense floating-point numbers belong; {refetch(path.parent)}."
+        )
     if not tensor.float().isfinite().all():
         raise UserError(f"{path} has a tensor {name} with values that are not finite in float32; {refetch(path.parent)}.")
 
