@@ -15,7 +15,6 @@ ObjectiveName = Literal[tuple(OBJECTIVES)]
 ArchitectureName = Literal[tuple(ARCHITECTURES)]
 Preset = Literal["braun2024", "bloom2024", "gao2024", "gated2024", "anthropic-april2024", "batchtopk2024"]
 
-TOPK_FAMILY = tuple(name for name, facts in ARCHITECTURES.items() if facts.by_k)  # sparsity is set by k, not by a coefficient
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
