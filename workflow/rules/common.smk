@@ -7,6 +7,7 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
+from saeworks.config.base import read_config
 from saeworks.plan.opening import open_plan
 from saeworks.store.errors import UserError
 
@@ -14,6 +15,8 @@ from saeworks.store.errors import UserError
 shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
 try:
+    for file in workflow.configfiles:  # Snakemake keeps the last of a key that stands twice
+        read_config(file)
     PLAN = open_plan(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
