@@ -96,7 +96,7 @@ def setting(**keys: Any) -> Use:
 
 def key(name: str, bad: Any, *says: str, mend: Any, use: Use = why) -> Fault:
     """A bad value of a key of the configuration, and a good one."""
-    return Fault(f"{name}: {bad!r}"[:90], lambda p: p.set(name, bad), use, says, lambda p: p.set(name, mend))
+    return Fault(f"{name}: {bad!r}"[:200], lambda p: p.set(name, bad), use, says, lambda p: p.set(name, mend))
 
 
 def raw(name: str, content: str | bytes, *says: str) -> Fault:
@@ -111,7 +111,7 @@ def option(name: str, bad: str, *says: str, good: str) -> Fault:
 
 def cfg(*says: str, mend: Use = FETCH, use: Use = export, run: str = RELU, **changes: Any) -> Fault:
     """Changed keys of the cfg.json of a run."""
-    return Fault(f"cfg.json with {changes}"[:90], lambda p: p.edit_json(f"{run}/cfg.json", **changes), use, says, mend)
+    return Fault(f"cfg.json with {changes} {run}"[:120], lambda p: p.edit_json(f"{run}/cfg.json", **changes), use, says, mend)
 
 
 def weights(name: str, change: Callable[[dict[str, Any]], Any], *says: str, use: Use = export, run: str = RELU) -> Fault:

@@ -68,4 +68,3 @@ def test_the_table_has_many_faults_each_once():
     assert len(names) >= 150
     assert [name for name, same in itertools.groupby(sorted(names)) if len(list(same)) > 1] == []
     assert all(fault.says for faults in FAULTS.values() for fault in faults)
-    assert Path(__file__).with_name("table.py").exists()
