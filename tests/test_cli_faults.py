@@ -67,7 +67,7 @@ MISTAKES = [
     ("export nothing --to saelens --out o", "there is no SAE at nothing; correct the path, "),
     ("why nonsense --configfile none.yaml", "configuration file none.yaml is missing; correct its path."),
     ("why nonsense --configfile .", "configuration file . cannot be read ("),
-    ("why nonsense --configfile empty", "empty is no experiment file: it holds no keys; name one with `--configfile`."),
+    ("why nonsense --configfile empty", "configuration file empty holds no keys; begin with one that `saeworks new <name>` writes."),
     ("why nonsense --configfile broken.yaml", "configuration file broken.yaml is no valid YAML in line 2 ("),
     ("why nonsense --configfile latin1.yaml", "configuration file latin1.yaml cannot be read ("),
     ("why results/mine/figures/pareto.png", "no file in config is of the experiment 'mine'; name its file with `--configfile`."),
