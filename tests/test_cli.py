@@ -351,7 +351,10 @@ def test_a_new_experiment_can_be_run_as_it_is(repository, capsys):
     experiment = parse_experiment(yaml.safe_load(path.read_text()))
     assert experiment.experiment == "mine-2"
     assert len(experiment.run_specs()) == 4
-    write_model(repository / "data" / "models" / "novels-1m")
+    folder = repository / "data" / "models" / "novels-1m"
+    write_model(folder)
+    sizes = json.loads((folder / "config.json").read_text()) | {"n_layer": 8, "n_positions": 128}  # those of the real one
+    (folder / "config.json").write_text(json.dumps(sizes))
     jobs = planned(snakemake(repository, "-n", config=repository / path))
     assert jobs["train"] == 4 and jobs["pareto"] == 1
 

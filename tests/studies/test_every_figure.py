@@ -107,7 +107,10 @@ def test_a_wrong_name_or_setting_is_one_sentence(experiment, tmp_path):
         ({"name": "paretto"}, "there is no figure 'paretto' (did you mean 'pareto'?); there are "),
         ({"spec": '{"colours": {}}'}, "unknown configuration key `figures.pareto.colours` (did you mean 'colors'?)."),
         ({"spec": '{"dpi": 0}'}, "configuration key `figures.pareto.dpi` is 0: "),
-        ({"spec": '{"colors": {"local": "no colour"}}'}, "the figure's `colors.local` is 'no colour', which is no colour; "),
+        (
+            {"spec": '{"colors": {"local": "no colour"}}'},
+            "configuration key `figures.pareto.colors.local` is 'no colour': matplotlib knows no such colour",
+        ),
         (
             {"spec": '{"x_scale": "cubic"}'},
             "configuration key `figures.pareto.x_scale` is 'cubic'; it must be one of linear, log.",

@@ -8,6 +8,7 @@ import shutil
 import sys
 
 from saeworks.cli.process import report as report_fault
+from saeworks.config.base import read_config
 from saeworks.plan import presence
 from saeworks.plan.opening import open_plan
 
@@ -15,6 +16,8 @@ from saeworks.plan.opening import open_plan
 exported = f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
 
 try:
+    for file in workflow.configfiles:  # Snakemake keeps the last of a key that stands twice
+        read_config(file)
     PLAN = open_plan(config)
     if workflow.is_main_process:
         at_work = presence.announce("snakemake", shlex.join(["snakemake", *sys.argv[1:]]))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, PositiveInt
 
 from ..config.base import Json, parse
 from ..config.model import HubModel, OwnModel, PathModel, local_files
@@ -31,8 +32,9 @@ def prepare(model: HubModel | PathModel | OwnModel, out: Path) -> None:
         UserError: the model cannot be loaded, or has no tokenizer.
     """
     bridge = boot(model)
-    if bridge.tokenizer is None:
-        raise UserError(f"model {model_location(model)} has no tokenizer; add tokenizer.json to its directory.")
+    if bridge.tokenizer is None or _is_made_up(bridge.tokenizer):
+        where = "its directory" if not isinstance(model, HubModel) else "a copy of it, with `source: path`"
+        raise UserError(f"model {model_location(model)} has no tokenizer; add its tokenizer.json to {where}.")
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -54,6 +56,11 @@ def prepare(model: HubModel | PathModel | OwnModel, out: Path) -> None:
     publish(staging, out)
 
 
+def _is_made_up(tokenizer: Any) -> bool:
+    """Whether the tokenizer was read from no file: the library then makes one that knows nothing but special tokens."""
+    return set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
+
+
 def load_model(folder: Path, device: str = "cpu") -> Decoder | BridgeModel:
     """The prepared model in `folder`, frozen, in float32.
 
@@ -65,8 +72,8 @@ def load_model(folder: Path, device: str = "cpu") -> Decoder | BridgeModel:
         settings = record["model"]
         return BridgeModel(boot(parse(_SOURCES[settings["source"]], settings, "model"), device=device))
     weights = folder / "decoder.safetensors"
-    if not weights.exists() or sha256_file(weights) != record["sha256"]:
-        raise UserError(f"{weights} is missing or damaged; delete {folder} and rerun to prepare the model again.")
+    if not weights.is_file() or sha256_file(weights) != record.get("sha256"):
+        raise UserError(f"{weights} is missing or damaged; {_mend(folder)}.")
     return Decoder.load(weights, record["arch"], record["rope_scale"], device)
 
 
@@ -78,14 +85,38 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "manifest.json").exists():
         raise UserError(f"the prepared model {folder} is missing; run the same snakemake command again, which makes it first.")
-    return read_json(folder / "manifest.json")
+    return read_json(folder / "manifest.json", ModelRecord, _mend(folder))
+
+
+def _mend(folder: Path) -> str:
+    return f"delete {folder} and run the same snakemake command again, which prepares the model anew"
+
+
+class _Arch(BaseModel):
+    n_layers: PositiveInt
+    d_model: PositiveInt
+    n_heads: PositiveInt
+    d_head: PositiveInt
+    d_vocab: PositiveInt
+    n_ctx: PositiveInt
+    parallel: bool
+
+
+class ModelRecord(BaseModel):
+    """What must be in the manifest of a prepared model."""
+
+    engine: Literal["decoder", "bridge"]
+    model: dict[str, Any]
+    special_tokens: dict[str, int | None]
+    sources: dict[str, str]
+    arch: _Arch
 
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of the prepared model in `folder`."""
     from transformers import AutoTokenizer  # slow import
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _largest_difference(bridge: Any, decoder: Decoder) -> float:

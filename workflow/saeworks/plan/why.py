@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..config.base import read_config
 from ..store.errors import UserError, did_you_mean
 from .job import Job
 from .opening import open_plan
@@ -29,11 +28,7 @@ def why(target: str, /, configfile: str | None = None) -> None:
         UserError: the configuration has no such file or job.
     """
     path = Path(configfile) if configfile else configuration_of(target)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; name the experiment's file with `--configfile`.") from None
-    for paragraph in explanations(open_plan(values), target):
+    for paragraph in explanations(open_plan(read_config(path)), target):
         print(paragraph)
 
 
@@ -45,7 +40,7 @@ def configuration_of(target: str, folder: Path = Path("config")) -> Path:
     named = parts[1] if parts[:1] == ("results",) and len(parts) > 2 else parts[2] if parts[:2] == ("data", "corpora") else None
     if named is not None:
         for path in sorted(folder.glob("*.yaml")):
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = read_config(path)
             if isinstance(values, dict) and values.get("experiment") == named:
                 return path
         raise UserError(f"no file in {folder} is of the experiment {named!r}; name its file with `--configfile`.")
