@@ -259,7 +259,7 @@ def parse_experiment(values: dict[str, Any]) -> Experiment:
     for name in experiment.draw or ():
         if name not in drawn:
             raise UserError(f"`draw` names the figure {name!r}, {_why_not_drawn(experiment, name)}.")
-    for name in experiment.figure_names():
+    for name in drawn:
         _check_size(name, getattr(experiment.figures, name), len(experiment.hook_points()))
     return experiment
 
