@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib
 import inspect
 import io
@@ -165,6 +166,8 @@ def test_every_command_shows_the_parameters_of_its_function(name, capsys):
     shown = capsys.readouterr().out
     found = getattr(importlib.import_module(f"saeworks.{module}"), function)
     for parameter in inspect.signature(found).parameters.values():
+        if parameter.name == "fingerprint":  # that of `--identity`
+            continue
         positional = parameter.kind is parameter.POSITIONAL_ONLY
         assert (f"{{{parameter.name}}}" if positional else f"--{parameter.name.replace('_', '-')} ") in shown
     for option in ("--record", "--identity"):
@@ -290,9 +293,12 @@ _IDENTITY = json.dumps(
 def test_a_stage_that_succeeds_leaves_a_record_for_each_identity(monkeypatch, tmp_path):
     _raising(monkeypatch, None)
     paths = [str(tmp_path / "a.json"), str(tmp_path / "deep" / "b.json")]
-    assert cli.main([*PREPARE, "--record", *paths, "--identity", _IDENTITY, _IDENTITY]) == 0
-    for path in paths:
+    (tmp_path / "made.txt").write_text("made")
+    identity = json.dumps(json.loads(_IDENTITY) | {"outputs": [str(tmp_path / "made.txt")]})
+    assert cli.main([*PREPARE, "--record", *paths, "--identity", _IDENTITY, identity]) == 0
+    for path, outputs in zip(paths, [{}, {"made.txt": hashlib.sha256(b"made").hexdigest()}], strict=True):
         record = json.loads(Path(path).read_text())
+        assert record["outputs"] == outputs
         assert record["settings"] == {"b.x": 1} and set(record["definitions"]) == {"store.seeds:derive_seed"}
         assert len(record["fingerprint"]) == 16
 
@@ -458,10 +464,13 @@ def train(tmp_path, tiny_model, tiny_corpus):
 
 def test_several_specs_train_together_and_have_their_own_bytes(train, tmp_path):
     specs = [run_spec(name="a"), run_spec("e2e", name="b", architecture="topk")]
-    assert train(specs, fingerprint=["f1", "f2"]) == 0
-    for spec, fingerprint in zip(specs, ("f1", "f2"), strict=True):
-        assert json.loads((tmp_path / spec.name / "manifest.json").read_text())["fingerprint"] == fingerprint
-        assert train([spec], fingerprint=[fingerprint], out=[str(tmp_path / "alone")]) == 0
+    identities = [json.dumps(json.loads(_IDENTITY) | {"facts": {"run": spec.name}}) for spec in specs]
+    records = [str(tmp_path / f"{spec.name}.json") for spec in specs]
+    assert train(specs, identity=identities, record=records) == 0
+    for spec, identity, record in zip(specs, identities, records, strict=True):
+        recorded = json.loads(Path(record).read_text())["fingerprint"]
+        assert json.loads((tmp_path / spec.name / "manifest.json").read_text())["fingerprint"] == recorded
+        assert train([spec], identity=[identity], record=[record], out=[str(tmp_path / "alone")]) == 0
         for name in ("sae_weights.safetensors", "log.jsonl", "manifest.json", "cfg.json"):
             assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / spec.name / name).read_bytes()
 
@@ -469,13 +478,14 @@ def test_several_specs_train_together_and_have_their_own_bytes(train, tmp_path):
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ("out", "2 --spec need as many --out, --scratch and --fingerprint; 1, 2 and 2 are given."),
-        ("scratch", "2 --spec need as many --out, --scratch and --fingerprint; 2, 1 and 2 are given."),
-        ("fingerprint", "2 --spec need as many --out, --scratch and --fingerprint; 2, 2 and 1 are given."),
+        ("out", "2 --spec need as many --out, --scratch and --identity; 1, 2 and 2 are given."),
+        ("scratch", "2 --spec need as many --out, --scratch and --identity; 2, 1 and 2 are given."),
+        ("record", "2 --spec need as many --out, --scratch and --identity; 2, 2 and 1 are given."),
     ],
 )
 def test_as_many_folders_as_specs_are_needed(train, tmp_path, capsys, option, sentence):
-    assert train([run_spec(name="a"), run_spec(name="b")], **{option: [str(tmp_path / "one")]}) == 2
+    identity = {"identity": [_IDENTITY]} if option == "record" else {}
+    assert train([run_spec(name="a"), run_spec(name="b")], **{option: [str(tmp_path / "one")]}, **identity) == 2
     assert capsys.readouterr().err == f"saeworks: {sentence}\n"
 
 

@@ -171,7 +171,7 @@ def test_an_edited_text_makes_everything_stale_that_depends_on_it(empty, variant
     (empty / "stories.txt").write_text(story)
     corpus = {"source": "text", "files": ["stories.txt"], "context": 16, "n_tokens": 8192, "eval_tokens": 1024}
     local = yaml.safe_load(variant().read_text())["runs"]["local"]
-    changes = {"corpus": corpus, "runs": {"local": local}}
+    changes = {"corpus": corpus, "runs": {"local": local}, "draw": ["pareto"]}
     snakemake(empty, "--", "saes", config=variant(**changes))
     made = {"language_model", "corpus", "activation_cache", f"train/{HOOK}/local-c0.1-s0", f"train/{HOOK}/local-c1-s0"}
     assert not made & set(tiny_plan(empty, **changes).stale())

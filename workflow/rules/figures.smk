@@ -10,12 +10,12 @@ for figure_name in PLAN.figures:
             reads(f"figure/{figure_name}"),
         output:
             files=report(
-                PLAN.figure_files(figure_name),
+                update(PLAN.figure_files(figure_name)),
                 caption=f"../saeworks/studies/{figure_study}/{figure_name}.rst",
                 category=PLAN.studies[figure_study].title,
                 labels={"figure": figure_style.label},
             ),
-            record=PLAN.jobs[f"figure/{figure_name}"].record,
+            record=update(PLAN.jobs[f"figure/{figure_name}"].record),
         log:
             f"{LOGS}/figures/{figure_name}.log",
         conda:

@@ -24,8 +24,8 @@ rule corpus:
     input:
         reads("corpus"),
     output:
-        files=PLAN.jobs["corpus"].outputs,
-        record=PLAN.jobs["corpus"].record,
+        files=update(PLAN.jobs["corpus"].outputs),
+        record=update(PLAN.jobs["corpus"].record),
     log:
         f"{LOGS}/corpus.log",
     conda:
@@ -33,10 +33,9 @@ rule corpus:
     threads: 2
     params:
         identity=PLAN.identity_json("corpus"),
-        fingerprint=PLAN.fingerprint("corpus"),
         spec=PLAN.spec("corpus", "corpus"),
         model=lambda wc: PLAN.model,
         out=lambda wc: PLAN.corpus,
     shell:
-        "saeworks corpus --spec {params.spec:q} --model {params.model:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"
+        "saeworks corpus --spec {params.spec:q} --model {params.model:q} --out {params.out:q} --threads {threads}"
         " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

@@ -10,10 +10,10 @@ for study_name, study in PLAN.studies.items():
         name:
             f"measure_{study_name}"
         input:
-            lambda wc, study=study_name: reads(PLAN.measurement(study, at(wc))),
+            reads(lambda wc, study=study_name: PLAN.measurement(study, at(wc))),
         output:
-            files=PLAN.part_files(study_name, _PLACES[study.scope]),
-            record=PLAN.part_record(study_name, _PLACES[study.scope]),
+            files=update(PLAN.part_files(study_name, _PLACES[study.scope])),
+            record=update(PLAN.part_record(study_name, _PLACES[study.scope])),
         log:
             f"{LOGS}/{study_name}/{_PLACES[study.scope] or 'measure'}.log",
         conda:
@@ -44,8 +44,8 @@ for study_name, study in PLAN.studies.items():
         input:
             reads(f"gather/{study_name}"),
         output:
-            files=PLAN.table_files(study_name),
-            record=PLAN.jobs[f"gather/{study_name}"].record,
+            files=update(PLAN.table_files(study_name)),
+            record=update(PLAN.jobs[f"gather/{study_name}"].record),
         log:
             f"{LOGS}/{study_name}_tables.log",
         conda:
@@ -64,8 +64,8 @@ rule claims:
     input:
         reads("claims"),
     output:
-        files=PLAN.jobs["claims"].outputs,
-        record=PLAN.jobs["claims"].record,
+        files=update(PLAN.jobs["claims"].outputs),
+        record=update(PLAN.jobs["claims"].record),
     log:
         f"{LOGS}/claims.log",
     conda:

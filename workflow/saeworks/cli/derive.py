@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..config.base import Json
-from ..store.files import write_json
+from ..plan.presence import follow
 from . import process
 from .commands import Command
 
@@ -41,15 +41,21 @@ def command(name: str, function: Callable[..., Any], kind: Command) -> TyperComm
         process.keep_log(of_process.pop("log", None))
         records = {key: of_process.pop(key) for key in ("record", "identity") if key in of_process}
         begun = process.begin_records(**records)
+        if begun:
+            follow(f"saeworks {name}")
         if kind.computes:
             device = process.prepare_torch(**of_process)
             options |= {"device": device} if "device" in taken else {}
+        if "fingerprint" in taken:
+            found = [content["fingerprint"] for _, content in begun]
+            listed = any(get_origin(part) is list for part in _inner(taken["fingerprint"].annotation))
+            options["fingerprint"] = found if listed else next(iter(found), None)
         positional = [options.pop(key) for key, p in taken.items() if p.kind is p.POSITIONAL_ONLY]
         function(*positional, **options)
-        for path, content in begun:
-            write_json(path, content)
+        process.end_records(begun)
 
-    call.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in (taken | own).values()])
+    shown = {key: p for key, p in taken.items() if key != "fingerprint"}  # which `--identity` gives
+    call.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in (shown | own).values()])
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name, cls=_Command, help=read_docstring(function.__doc__)[0])(call)
     return typer.main.get_command(app)

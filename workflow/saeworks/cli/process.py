@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 
 from ..config.base import Json
 from ..store.errors import Interrupted, UserError
+from ..store.files import write_json
 
 
 def prepare_torch(device: Literal["auto", "cpu", "cuda"] = "auto", threads: int | None = None) -> str:
@@ -75,7 +76,7 @@ def begin_records(record: list[Path] | None = None, identity: list[Json] | None 
 
     Args:
         record: file to say in what the result was made from, when the stage has succeeded; one for each identity.
-        identity: what the stage was asked for: its settings, inputs, files and code.
+        identity: what the stage was asked for: its settings, inputs, files, code and outputs.
 
     Raises:
         UserError: there are not as many identities as records.
@@ -87,6 +88,14 @@ def begin_records(record: list[Path] | None = None, identity: list[Json] | None 
     from ..plan.record import begin_record
 
     return [(path, begin_record(text)) for path, text in zip(record, identity, strict=True)]
+
+
+def end_records(begun: list[tuple[Path, dict[str, Any]]]) -> None:
+    """Write the records of a stage that has succeeded."""
+    for path, record in begun:
+        from ..plan.record import end_record
+
+        write_json(path, end_record(record))
 
 
 def report(error: BaseException) -> int:

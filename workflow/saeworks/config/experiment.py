@@ -255,9 +255,23 @@ def parse_experiment(values: dict[str, Any]) -> Experiment:
             )
     for spec in specs:
         _check_training(spec, context)
-    for name in experiment.figure_names():
+    drawn = experiment.figure_names()
+    for name in experiment.draw or ():
+        if name not in drawn:
+            raise UserError(f"`draw` names the figure {name!r}, {_why_not_drawn(experiment, name)}.")
+    for name in drawn:
         _check_size(name, getattr(experiment.figures, name), len(experiment.hook_points()))
     return experiment
+
+
+def _why_not_drawn(experiment: Experiment, name: str) -> str:
+    """Why an experiment has nothing to show in a figure, and what to change."""
+    study, _ = figures()[name]
+    if not study.given(experiment.study_settings(study.name)):
+        return f"but the study that it shows has nothing to measure; set the keys of `studies.{study.name}`, or remove the figure"
+    if "seeds" in study.needs and study.name not in experiment.study_names():
+        return "which compares runs that differ in their seed alone; give a group of runs several `seeds`, or remove the figure"
+    return "but no runs of this experiment differ in, or have, what it shows; add such runs, or remove the figure"
 
 
 def check_model(experiment: Experiment, folders: Iterable[Path]) -> None:

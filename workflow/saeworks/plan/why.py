@@ -90,6 +90,9 @@ def explanation(state: State, name: str) -> str:
 def _reasons(state: State, name: str) -> Iterator[str]:
     """What differs in a job itself, and then, of all that it was made from, what changed first."""
     yield from _own_reasons(state, name)
+    for item in state.differences(name):
+        if item.kind == "again":
+            yield f"{item.name}, which it was made from, is made again"
     changed = [item for item in state.differences(name) if item.kind == "input"]
     for item in [item for item in changed if ABSENT in (item.before, item.after)]:
         yield f"{item.name} is {'a new input' if item.before is ABSENT else 'no input any more'}"
@@ -108,16 +111,18 @@ def _causes(state: State, name: str) -> Iterator[str]:
 
 
 def _own_reasons(state: State, name: str) -> list[str]:
-    found = [item for item in state.differences(name) if item.kind != "input"]
+    found = [item for item in state.differences(name) if item.kind not in ("input", "again")]
     code = [_definition(item) for item in found if item.kind == "definition"]
-    others = [
-        "it was not made yet"
-        if item.kind == "record"
-        else f"{item.kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}"
-        for item in found
-        if item.kind != "definition"
-    ]
+    others = [_in_words(item) for item in found if item.kind != "definition"]
     return [*others, *([_listed(code, "change of code")] if code else [])]
+
+
+def _in_words(item: Difference) -> str:
+    if item.kind == "record":
+        return "it was not made yet"
+    if item.kind == "output":
+        return f"{item.name} is not the file that it made, but another"
+    return f"{item.kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}"
 
 
 def _definition(item: Difference) -> str:

@@ -43,22 +43,24 @@ main { max-width: 72rem; margin: 0 auto; }
 """
 
 
-def notebook(name: str, tables: str, figures: str, drawn: list[str], experiment: str, out_ipynb: str, out_html: str) -> None:
+def notebook(
+    name: str, tables: str, figures: str, experiment: str, out_ipynb: str, out_html: str, drawn: list[str] | None = None
+) -> None:
     """Execute a notebook on the tables and figures of an experiment, and export it as one HTML file.
 
     Args:
         name: notebook of workflow/notebooks
         tables: folder of tables
         figures: folder of figures
-        drawn: names of the figures and display tables that the experiment has
         experiment: experiment name
         out_ipynb: the executed notebook
         out_html: the same as a page that needs no other file
+        drawn: names of the figures and display tables that the experiment has, if any
 
     Raises:
         UserError: a file or folder is missing, or a cell fails.
     """
-    run_notebook(notebook_path(name), tables, figures, drawn, experiment, out_ipynb, out_html)
+    run_notebook(notebook_path(name), tables, figures, drawn or [], experiment, out_ipynb, out_html)
 
 
 def run_notebook(
