@@ -156,6 +156,10 @@ def test_the_schema_refuses_what_the_models_refuse(values):
 
 
 def test_check_names_the_stale_or_missing_file(tmp_path):
+    with pytest.raises(UserError, match="is not the root of the repository"):
+        document.main(str(tmp_path))
+    for written in (document.README, document.SCHEMA):
+        (tmp_path / written).parent.mkdir(parents=True)
     with pytest.raises(UserError, match=r"config/README\.md does not match the configuration models"):
         document.main(str(tmp_path), check=True)
     document.main(str(tmp_path), check=False)

@@ -14,6 +14,8 @@ from tests.studies.drawing import TWO_LAYERS, edit
 from tests.studies.made_up import HOOK, all_claims, papers_pattern, sweep_tables
 from tests.studies.shown import html_rows, tex_rows
 
+from saeworks.cli.claims import claims as show_claims
+from saeworks.cli.claims import listed
 from saeworks.store.errors import UserError
 from saeworks.studies import claims as verdicts
 from saeworks.studies.agreement.claims import claims as agreement_claims
@@ -501,7 +503,7 @@ def test_markdown_has_the_tested_in_a_table_and_the_others_by_reason(tables):
     said, _, *lines = table.split("\n")
     assert said == f"Model: toy. Hook point: {HOOK}."
     assert lines[:2] == [
-        "| claim | published | source | ours [interval] | test | verdict |",
+        "| claim | published | source | ours [interval] | criterion | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     assert len(lines) - 2 == (found["verdict"] != UNTESTED).sum() == 22
@@ -526,7 +528,9 @@ def _assert_shown(written: Path, found: pd.DataFrame) -> None:
     shown = verdicts.readable(found)
     brief = ["claim", "published", "source", "ours [interval]", "verdict"]
     lines = html_rows((written / "claims.html").read_text())
-    assert lines == shown[[*brief, "interval is", "test", "power", "note"]].to_numpy().tolist()  # of one model and hook point
+    assert (
+        lines == shown[[*brief, "interval is", "criterion", "power", "note"]].to_numpy().tolist()
+    )  # of one model and hook point
     page = (written / "claims.html").read_text()
     assert verdicts.summary(found) in page and "Model: toy. Hook point: blocks.4.hook_resid_pre." in page
     in_print = tex_rows((written / "claims.tex").read_text())
@@ -552,10 +556,35 @@ def test_the_table_of_claims_is_written_and_printed_for_one_experiment_or_severa
     assert list(stored.columns) == verdicts.COLUMNS and (written / "claims.csv").exists()
     assert (stored["source"] != "").all() and (stored["criterion"] != "").all()
     _assert_shown(written, found)
-    verdicts.print_claims(["one"])
+    show_claims(["one"], markdown=True)
     alone = capsys.readouterr().out
     assert alone == f"{verdicts.summary(found)}\n\n{verdicts.markdown(found)}\n"
-    verdicts.print_claims(["one", "two"])
+    show_claims(["one", "two"], markdown=True)
     assert capsys.readouterr().out == f"## one\n\n{alone}\n## two\n\n{alone}"
+    show_claims(["one"])
+    assert capsys.readouterr().out == f"{verdicts.summary(found)}\n\n{listed(found)}\n"
     with pytest.raises(UserError, match="results/three/tables/claims.parquet is missing"):
-        verdicts.print_claims(["three"])
+        show_claims(["three"])
+    with pytest.raises(UserError, match="there is no study 'sweps'.*did you mean 'sweeps'"):
+        verdicts.write_claims("one", ["sweps"])
+
+
+def test_a_terminal_shows_claims_by_verdict_with_what_decided(make_tables):
+    hooks = (TWO_LAYERS[0], HOOK)
+    found = all_claims(make_tables(hook_points=hooks, seeds=(0,)))
+    text = listed(found)
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.startswith(
+        f"Model: toy.\n\nreproduced, at {hooks[0]}:\n  CE increase of e2e over local at equal L0\n      published < 0.45 (Braun et al. 2024,"
+    )
+    words = " ".join(text.split())
+    for row in verdicts.readable(found).to_dict("records"):
+        tested = f"ours {row['ours [interval]']}; criterion: {row['criterion']}"
+        decided = row["note"] if row["verdict"] == UNTESTED else tested
+        assert f" {row['claim']} published {row['published']} ({row['source']}); {decided}" in words
+    assert [line for line in text.splitlines()[1:] if line and line[0] != " "] == [
+        f"{verdict}, at {hook}:"
+        for verdict in verdicts.VERDICTS
+        for hook in hooks
+        if ((found["verdict"] == verdict) & (found["hook_point"] == hook)).any()
+    ]

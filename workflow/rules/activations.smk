@@ -14,8 +14,8 @@ rule activation_cache:
         "../../envs/environment.yaml"
     threads: 2
     params:
-        identity=PLAN.identity_json("activation_cache"),
-        spec=PLAN.spec("activation_cache", "activations"),
+        identity=identity("activation_cache"),
+        spec=spec("activation_cache", "activations"),
         hook_points=PLAN.experiment.hook_points(),
         end_to_end=PLAN.end_to_end_options(),
         model=lambda wc: PLAN.model,

@@ -59,3 +59,13 @@ def reads(job):
         return found if changed else [*map(ancient, found)]
 
     return files
+
+
+def identity(job):
+    """A parameter: what a job is asked for."""
+    return lambda wildcards: PLAN.asked(PLAN.identity_json(job(wildcards) if callable(job) else job))
+
+
+def spec(job, block):
+    """A parameter: one block of a job's settings."""
+    return lambda wildcards: PLAN.asked(PLAN.spec(job(wildcards) if callable(job) else job, block))

@@ -21,9 +21,9 @@ for figure_name in PLAN.figures:
         conda:
             "../../envs/environment.yaml"
         params:
-            identity=PLAN.identity_json(f"figure/{figure_name}"),
+            identity=identity(f"figure/{figure_name}"),
             name=figure_name,
-            spec=PLAN.spec(f"figure/{figure_name}", "figure"),
+            spec=spec(f"figure/{figure_name}", "figure"),
             tables=lambda wc, input: os.path.dirname(input[0]),
             out=lambda wc, input, output: os.path.splitext(output.files[0])[0],
         shell:

@@ -12,8 +12,8 @@ rule language_model:
     conda:
         "../../envs/environment.yaml"
     params:
-        identity=PLAN.identity_json("language_model"),
-        spec=PLAN.spec("language_model", "model"),
+        identity=identity("language_model"),
+        spec=spec("language_model", "model"),
         out=lambda wc: PLAN.model,
     shell:
         "saeworks prepare --spec {params.spec:q} --out {params.out:q} --threads {threads}"
@@ -32,8 +32,8 @@ rule corpus:
         "../../envs/environment.yaml"
     threads: 2
     params:
-        identity=PLAN.identity_json("corpus"),
-        spec=PLAN.spec("corpus", "corpus"),
+        identity=identity("corpus"),
+        spec=spec("corpus", "corpus"),
         model=lambda wc: PLAN.model,
         out=lambda wc: PLAN.corpus,
     shell:

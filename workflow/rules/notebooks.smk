@@ -23,7 +23,7 @@ for notebook_name in PLAN.notebooks:
         resources:
             notebook=1,
         params:
-            identity=PLAN.identity_json(f"notebook/{notebook_name}"),
+            identity=identity(f"notebook/{notebook_name}"),
             name=notebook_name,
             tables=lambda wc: PLAN.tables,
             figures=lambda wc: f"{PLAN.results}/figures",

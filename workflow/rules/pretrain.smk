@@ -12,7 +12,7 @@ rule novels:
     conda:
         "../../envs/environment.yaml"
     params:
-        identity=PLAN.identity_json("novels"),
+        identity=identity("novels"),
         out=lambda wc, input, output: os.path.dirname(output.files[0]),
     shell:
         "saeworks novels --out {params.out:q} --record {output.record:q} --identity {params.identity:q} --log {log:q}"
@@ -30,8 +30,8 @@ rule pretrain:
         "../../envs/environment.yaml"
     threads: 1
     params:
-        identity=PLAN.identity_json("pretrain"),
-        spec=PLAN.spec("pretrain", "pretrain"),
+        identity=identity("pretrain"),
+        spec=spec("pretrain", "pretrain"),
         name=PLAN.name,
         scratch=f"scratch/pretrain/{PLAN.name}",
         out=lambda wc, input, output: os.path.dirname(output.files[0]),

@@ -24,9 +24,9 @@ for study_name, study in PLAN.studies.items():
             mem_mb=32000,
             runtime=240,
         params:
-            identity=lambda wc, study=study_name: PLAN.identity_json(PLAN.measurement(study, at(wc))),
+            identity=identity(lambda wc, study=study_name: PLAN.measurement(study, at(wc))),
             study=study_name,
-            spec=lambda wc, study=study_name: PLAN.spec(PLAN.measurement(study, at(wc)), study),
+            spec=spec(lambda wc, study=study_name: PLAN.measurement(study, at(wc)), study_name),
             at=lambda wc: ["--at", at(wc)] if at(wc) else [],
             model=lambda wc: PLAN.model,
             corpus=lambda wc: PLAN.corpus,
@@ -51,7 +51,7 @@ for study_name, study in PLAN.studies.items():
         conda:
             "../../envs/environment.yaml"
         params:
-            identity=PLAN.identity_json(f"gather/{study_name}"),
+            identity=identity(f"gather/{study_name}"),
             study=study_name,
             parts=PLAN.part_folders(study_name),
             out=lambda wc, input, output: os.path.dirname(output.files[0]),
@@ -71,7 +71,7 @@ rule claims:
     conda:
         "../../envs/environment.yaml"
     params:
-        identity=PLAN.identity_json("claims"),
+        identity=identity("claims"),
         experiment=PLAN.name,
         studies=list(PLAN.studies),
     shell:

@@ -20,9 +20,9 @@ rule train:
         mem_mb=32000,
         runtime=1440,
     params:
-        identity=lambda wc: PLAN.identity_json(f"train/{at(wc)}"),
-        spec=lambda wc: PLAN.spec(f"train/{at(wc)}", "run"),
-        activations=lambda wc: PLAN.spec(f"train/{at(wc)}", "activations"),
+        identity=identity(lambda wc: f"train/{at(wc)}"),
+        spec=spec(lambda wc: f"train/{at(wc)}", "run"),
+        activations=spec(lambda wc: f"train/{at(wc)}", "activations"),
         model=lambda wc: PLAN.model,
         corpus=lambda wc: PLAN.corpus,
         cache=lambda wc: PLAN.cache,
@@ -64,9 +64,11 @@ for together_at, together_runs in PLAN.trained_together.items():
             mem_mb=32000,
             runtime=1440,
         params:
-            identities=[PLAN.identity_json(f"train/{run}", PLAN.run_files(run, PLAN.together)) for run in together_runs],
-            specs=[PLAN.spec(f"train/{run}", "run") for run in together_runs],
-            activations=PLAN.spec(f"train/{together_runs[0]}", "activations"),
+            identities=lambda wc, runs=together_runs: [
+                PLAN.asked(PLAN.identity_json(f"train/{run}", PLAN.run_files(run, PLAN.together))) for run in runs
+            ],
+            specs=lambda wc, runs=together_runs: [PLAN.asked(PLAN.spec(f"train/{run}", "run")) for run in runs],
+            activations=spec(f"train/{together_runs[0]}", "activations"),
             model=lambda wc: PLAN.model,
             corpus=lambda wc: PLAN.corpus,
             cache=lambda wc: PLAN.cache,

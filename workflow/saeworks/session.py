@@ -16,7 +16,7 @@ from .activations.cache import ActivationCache, CacheManifest
 from .activations.stream import ActivationStream, open_activations
 from .config.activations import ActivationsConfig
 from .config.base import parse
-from .config.model import HubModel, ModelConfig, OwnModel, PathModel, model_label
+from .config.model import ModelConfig, model_label
 from .config.names import HookPoint
 from .lm.bridge import BridgeModel
 from .lm.corpus import CorpusManifest
@@ -30,8 +30,6 @@ from .store.files import content_hash, read_json
 from .studies.fidelity.measure import evaluate
 from .studies.fidelity.settings import FidelityConfig
 from .studies.held_out import held_out_rows
-
-_SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
 
 
 @dataclass(frozen=True)
@@ -115,10 +113,7 @@ def read_run(run: Path) -> dict[str, Any]:
 
 def model_settings(run_manifest: dict[str, Any]) -> ModelConfig:
     """The model block of the experiment that a run belongs to."""
-    settings = run_manifest["data"]["model"]
-    if (source := settings.get("source")) not in _SOURCES:
-        raise UserError(f"the manifest of the run has a model from {source!r}; a model is from one of {', '.join(_SOURCES)}.")
-    return parse(_SOURCES[source], settings, "model")
+    return parse(ModelConfig, run_manifest["data"]["model"], "model")
 
 
 def tables_folder(run: Path) -> Path:

@@ -20,7 +20,7 @@ _DECIMALS = {"L0": 1, "CE increase": 4, "KL": 4, "explained variance": 3, "alive
 
 
 def runs(experiment: str, /, csv: bool = False) -> None:
-    """Show the runs of an experiment and what came of each.
+    """Show the runs of an experiment and what came of each, by hook point.
 
     L0 is active features per token, the increase in cross-entropy (CE) and KL are in nats, alive is a number of features.
 
@@ -35,7 +35,7 @@ def runs(experiment: str, /, csv: bool = False) -> None:
     if csv:
         table.to_csv(sys.stdout, index=False)
     else:
-        print(aligned(table))
+        print(by_hook_point(table))
 
 
 def run_table(results: Path, experiment: str) -> pd.DataFrame:
@@ -60,6 +60,16 @@ def run_table(results: Path, experiment: str) -> pd.DataFrame:
     sparsity = {"sparsity_coeff": "λ", "k": "k"}
     columns = ["run", "objective", "architecture", *(key for key in sparsity if runs[key].notna().any()), "seed"]
     return runs[columns].merge(metrics, how="left", left_on="run", right_index=True).rename(columns=sparsity | _METRICS)
+
+
+def by_hook_point(table: pd.DataFrame) -> str:
+    """`run_table` as text, under each hook point the runs there."""
+    hook_points = table["run"].str.partition("/")[0]
+    heading, *lines = aligned(table.assign(run=table["run"].str.partition("/")[2])).splitlines()
+    parts = [
+        [f"{at}:", heading, *(lines[i] for i in where)] for at, where in table.groupby(hook_points, sort=False).indices.items()
+    ]
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def aligned(table: pd.DataFrame) -> str:

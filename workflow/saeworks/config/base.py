@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any, NewType, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ..store.errors import UserError, did_you_mean
 
@@ -27,15 +27,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(model: type[Model], values: Any, where: str = "") -> Model:
-    """Validate `values` as `model`; `where` is the dotted path of `values` in the configuration.
+    """Validate `values` as `model`, or as one of a union of models that their `source` tells apart.
 
-    `1e6`, which YAML reads as text or as a fraction, is a whole number where one is wanted.
+    `where` is the dotted path of `values` in the configuration. `1e6`, which YAML reads as text or as a fraction, is a whole number where one is wanted.
 
     Raises:
         UserError: one sentence about the first fault, with the key, the value and the mend.
     """
     try:
-        return model.model_validate(_with_numbers(model, values, where))
+        return TypeAdapter(model).validate_python(_with_numbers(model, values, where))
     except ValidationError as error:
         raise UserError(_sentence(model, error.errors()[0], where)) from None
 
@@ -77,7 +77,7 @@ def _with_numbers(annotation: Any, value: Any, key: str) -> Any:
 
 def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
     path, owner = _resolve(model, fault["loc"])
-    key = ".".join(part for part in (where, *path) if part)
+    key = ".".join(part for part in (where, *path) if part).removesuffix(".[key]")
     kind, given = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
         known = sorted(owner.model_fields) if owner else []
@@ -95,11 +95,13 @@ def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
         )
     if kind == "union_tag_not_found":
         return f"configuration key `{key}.source` is missing; add it (see config/README.md)."
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"configuration block `{key}` is {given!r}; it must be a block of keys (see config/README.md)."
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if kind == "value_error":
         return f"configuration block `{key or 'runs'}`: {message}."
-    return f"configuration key `{key.removesuffix('.[key]')}` is {reprlib.repr(given)}: {message}."
+    return f"configuration key `{key}` is {reprlib.repr(given)}: {message}."
 
 
 def read_config(path: Path | str) -> Any:

@@ -104,8 +104,10 @@ def main(root: str = ".", check: bool = False) -> None:
         check: only compare the files with the models.
 
     Raises:
-        UserError: with `check`, a file is missing or differs from what the models say.
+        UserError: `root` has no such files; or, with `check`, one of them differs from what the models say.
     """
+    if missing := [folder for folder in (README.parent, SCHEMA.parent) if not (Path(root) / folder).is_dir()]:
+        raise UserError(f"{root} is not the root of the repository (it has no folder {missing[0]}); name that with `--root`.")
     for relative, text in ((README, readme()), (SCHEMA, schema())):
         path = Path(root) / relative
         if not check:

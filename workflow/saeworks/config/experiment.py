@@ -90,7 +90,8 @@ class Experiment(Frozen):
     def _figures_exist(cls, draw: list[str] | None) -> list[str] | None:
         known = list(figures())
         for name in set(draw or []) - set(known):
-            raise ValueError(f"`draw` names the figure {name!r}, which does not exist{did_you_mean(name, known)}")
+            there_are = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+            raise ValueError(f"`draw` names the figure {name!r}, which does not exist{there_are}")
         return draw
 
     def run_specs(self) -> list[RunSpec]:

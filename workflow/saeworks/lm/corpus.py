@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, PositiveInt
 
 from ..config.base import parse
-from ..config.corpus import HubCorpus, SampledCorpus, TextCorpus
+from ..config.corpus import CorpusConfig, HubCorpus, SampledCorpus, TextCorpus
 from ..store.errors import UserError
 from ..store.files import read_json, sha256_file, write_array, write_json
 from ..store.seeds import derive_seed
@@ -22,8 +22,6 @@ from .bridge import not_local
 from .prepare import load_model, load_tokenizer, read_record
 from .sample import sample_rows
 from .text import checked, read_documents
-
-_SOURCES = {"sampled": SampledCorpus, "text": TextCorpus, "hub": HubCorpus}
 
 
 class _Sums(BaseModel):
@@ -295,5 +293,4 @@ def load_rows(folder: Path, split: str) -> np.ndarray:
 
 def main(spec: str, model: str, out: str, device: str, fingerprint: str | None = None) -> None:
     """Entry point of the stage: `spec` is a corpus block as JSON, `model` the prepared model's folder."""
-    settings = json.loads(spec)
-    build_corpus(parse(_SOURCES[settings["source"]], settings, "corpus"), Path(model), Path(out), device, fingerprint)
+    build_corpus(parse(CorpusConfig, json.loads(spec), "corpus"), Path(model), Path(out), device, fingerprint)

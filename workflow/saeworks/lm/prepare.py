@@ -11,13 +11,12 @@ import torch
 from pydantic import BaseModel, PositiveInt
 
 from ..config.base import Json, parse
-from ..config.model import HubModel, OwnModel, PathModel, local_files
+from ..config.model import HubModel, ModelConfig, OwnModel, PathModel, local_files
 from ..store.errors import UserError
 from ..store.files import publish, read_json, sha256_file, write_json
 from .bridge import BridgeModel, boot, extract_decoder, model_location
 from .decoder import Decoder
 
-_SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
 # the two run the same formulas in another order; a wrong formula is off by orders of magnitude more
 _LOGIT_TOLERANCE = 1e-3
 
@@ -69,8 +68,7 @@ def load_model(folder: Path, device: str = "cpu") -> Decoder | BridgeModel:
     """
     record = read_record(folder)
     if record["engine"] == "bridge":
-        settings = record["model"]
-        return BridgeModel(boot(parse(_SOURCES[settings["source"]], settings, "model"), device=device))
+        return BridgeModel(boot(parse(ModelConfig, record["model"], "model"), device=device))
     weights = folder / "decoder.safetensors"
     if not weights.is_file() or sha256_file(weights) != record.get("sha256"):
         raise UserError(f"{weights} is missing or damaged; {_mend(folder)}.")
@@ -145,5 +143,4 @@ def main(spec: Json, out: str) -> None:
         spec: the `model` block of the configuration.
         out: folder of the prepared model.
     """
-    settings = json.loads(spec)
-    prepare(parse(_SOURCES[settings["source"]], settings, "model"), Path(out))
+    prepare(parse(ModelConfig, json.loads(spec), "model"), Path(out))

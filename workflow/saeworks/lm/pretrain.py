@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from ..config.base import Json
+from ..config.base import Json, parse
 from ..config.pretrain import PretrainConfig
 from ..store.checkpoint import load_checkpoint, restore, save_checkpoint
 from ..store.files import content_hash, publish, sha256_file, write_json, write_tensors
@@ -250,4 +250,4 @@ def pretrain_from_json(spec: Json, name: str, out: str, scratch: str, fingerprin
         fingerprint: identity of the step, kept in its record.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    pretrain(PretrainConfig.model_validate(json.loads(spec)), name, Path(out), Path(scratch), fingerprint)
+    pretrain(parse(PretrainConfig, json.loads(spec), "pretrain"), name, Path(out), Path(scratch), fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..store.errors import UserError
-from ..store.files import canonical_json
+from ..store.files import atomic_path, canonical_json
 from .code import Code
 from .hashes import Hashes
 from .job import Job, nested
@@ -68,6 +69,17 @@ class State:
     def spec(self, name: str, block: str) -> str:
         """One block of a job's settings, as JSON that its command takes."""
         return canonical_json(nested({**self.identity(name)["settings"], **self.jobs[name].settings.others}, block))
+
+    def asked(self, text: str) -> str:
+        """A file with this text, JSON, as an option takes it, so that a command stays short enough to be read.
+
+        It lies under its hash, so that jobs of other configurations that are still at work find theirs.
+        """
+        path = self.marks.parent / "asked" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if not (self.root / path).exists():
+            with atomic_path(self.root / path) as partial:
+                partial.write_text(text, encoding="utf-8")
+        return f"@{path}"
 
     def is_current(self, name: str) -> bool:
         """Whether all results of a job exist, are those that it made, and nothing that they depend on has changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,15 @@ def why(target: str, /, configfile: str | None = None) -> None:
         UserError: the configuration has no such file or job.
     """
     path = Path(configfile) if configfile else configuration_of(target)
-    for paragraph in explanations(open_plan(read_config(path)), target):
+    for paragraph in explanations(open_plan(_read(path)), target):
         print(paragraph)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values = read_config(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no experiment file: it holds no keys; name one with `--configfile`.")
+    return values
 
 
 def configuration_of(target: str, folder: Path = Path("config")) -> Path:
@@ -40,9 +48,9 @@ def configuration_of(target: str, folder: Path = Path("config")) -> Path:
     named = parts[1] if parts[:1] == ("results",) and len(parts) > 2 else parts[2] if parts[:2] == ("data", "corpora") else None
     if named is not None:
         for path in sorted(folder.glob("*.yaml")):
-            values = read_config(path)
-            if isinstance(values, dict) and values.get("experiment") == named:
-                return path
+            with contextlib.suppress(UserError):  # said of a file that is asked for
+                if _read(path).get("experiment") == named:
+                    return path
         raise UserError(f"no file in {folder} is of the experiment {named!r}; name its file with `--configfile`.")
     return folder / "config.yaml"
 

@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from papermill import execute_notebook
 from papermill.exceptions import PapermillExecutionError
 
-from ..store.errors import UserError
+from ..store.errors import UserError, did_you_mean
 from ..store.files import atomic_path
 from ..store.notebooks import notebook_path
 
@@ -58,8 +58,11 @@ def notebook(
         drawn: names of the figures and display tables that the experiment has, if any
 
     Raises:
-        UserError: a file or folder is missing, or a cell fails.
+        UserError: there is no such notebook, a file or folder is missing, or a cell fails.
     """
+    known = sorted(path.stem for path in notebook_path(name).parent.glob("*.ipynb"))
+    if name not in known:
+        raise UserError(f"there is no notebook {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}.")
     run_notebook(notebook_path(name), tables, figures, drawn or [], experiment, out_ipynb, out_html)
 
 
