@@ -73,7 +73,7 @@ _FAULTS = [
     ),
     (
         "runs/local/objective", "locl",
-        "configuration key `runs.local.objective` is 'locl'; it must be one of local, e2e, e2e_ds, finetune (did you mean 'local'?).",
+        "configuration key `runs.local.objective` is 'locl'; it must be one of local, e2e, e2e_ds, finetune, continued (did you mean 'local'?).",
     ),
     (
         "activations/dtype", "int8",
@@ -108,7 +108,7 @@ _FAULTS = [
     ),
     (
         "runs/e2e/training", {"batch_tokens": 100},
-        "`batch_tokens` of group `e2e` is 100, but objective `e2e` reads whole rows: "
+        "`batch_tokens` of group `e2e` is 100, but its runs read whole rows: "
         "make it a multiple of `corpus.context` (128).",
     ),
     (
