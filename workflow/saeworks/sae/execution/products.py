@@ -71,7 +71,9 @@ class Active:
 
     def at(self, parameter: Float[Tensor, " F"]) -> Float[Tensor, " n"]:
         """A per-feature parameter, at each entry."""
-        return parameter[self.cols]
+        return parameter.index_select(
+            0, self.cols
+        )  # whose gradient has one order of summation; that of `parameter[cols]` has not
 
     def dense(self, values: Float[Tensor, " n"]) -> Float[Tensor, "B F"]:
         """The whole matrix of `values`."""
