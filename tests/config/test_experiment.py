@@ -205,7 +205,7 @@ _FAULTS = [
     # finetuning
     (
         "runs/local/start_from", "e2e",
-        "`runs.local.start_from` belongs to objective `finetune`, and to it alone; add or remove it.",
+        "`runs.local.start_from` belongs to objective `finetune` or `continued`, and to it alone; add or remove it.",
     ),
     (
         "runs/tuned", {"objective": "finetune", "hook_points": [_HOOK], "sparsity_coeffs": [1]},

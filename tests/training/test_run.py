@@ -680,7 +680,12 @@ def test_local_runs_in_rows_and_runs_that_continue_one_read_what_their_end_to_en
     monkeypatch.setattr(data, "CleanPass", lambda *args: None)
     for seed, hook_point in ((0, HOOK), (1, _OTHER_HOOKS[1])):
         changes = {"seed": seed, "hook_point": hook_point}
-        for one, other, same in (("local", "e2e", True), ("local", "e2e_ds", True), ("continued", "finetune", True), ("continued", "e2e", False)):
+        for one, other, same in (
+            ("local", "e2e", True),
+            ("local", "e2e_ds", True),
+            ("continued", "finetune", True),
+            ("continued", "e2e", False),
+        ):
             rows, theirs = batches(run_spec(one, order="rows", **changes)), batches(run_spec(other, **changes))
             assert all(torch.equal(*pair) for pair in zip(rows, theirs, strict=True)) == same, (one, other)
         assert not torch.equal(batches(run_spec("local", **changes))[0], batches(run_spec("e2e", **changes))[0])

@@ -27,7 +27,9 @@ STUDY = Study(
                 "ce_increase": Column("increase of the cross-entropy at this L0", "nats/token"),
                 "excess": Column("this over the lowest of the objective's rates"),
                 "chosen": Column("whether it is the rate with the lowest increase"),
-                "at_edge": Column("whether it is chosen and the lowest or highest of the rates, so that one beyond might be better"),
+                "at_edge": Column(
+                    "whether it is chosen and the lowest or highest of the rates, so that one beyond might be better"
+                ),
             },
         )
     },

@@ -37,7 +37,9 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
         if spread == 0:  # one sparsity only
             continue
         slope = (centred[0] * centred[1]).sum() / spread
-        means = pd.DataFrame({"x": x, "y": y, "lr": alike["lr"]}).groupby("lr").agg(x=("x", "mean"), y=("y", "mean"), n=("x", "size"))
+        means = (
+            pd.DataFrame({"x": x, "y": y, "lr": alike["lr"]}).groupby("lr").agg(x=("x", "mean"), y=("y", "mean"), n=("x", "size"))
+        )
         cost = np.exp(means["y"] - slope * (means["x"] - x.mean()))
         chosen = cost.idxmin()
         for rate, value in cost.items():

@@ -12,7 +12,9 @@ from .settings import RatesTable
 
 def table(tables: Path, config: RatesTable) -> DisplayTable:
     """By hook point and objective."""
-    rates = read_table(tables, "rates", ["hook_point", "objective", "lr", "n_runs", "l0", "ce_increase", "excess", "chosen", "at_edge"])
+    rates = read_table(
+        tables, "rates", ["hook_point", "objective", "lr", "n_runs", "l0", "ce_increase", "excess", "chosen", "at_edge"]
+    )
     rows = [
         (rate.hook_point, LABELS[rate.objective], f"{rate.lr:g}", str(rate.n_runs), number(rate.l0, 1), number(rate.ce_increase, 3),
          number(rate.excess, 2), "chosen, at the edge" if rate.at_edge else "chosen" if rate.chosen else "")
