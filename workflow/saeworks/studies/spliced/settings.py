@@ -17,8 +17,8 @@ class SplicedConfig(Frozen):
 
     sets: list[Annotated[list[str], Field(min_length=2)]] | None = Field(
         None,
-        description="Sets of hook points, each in the order of the forward pass; runs of one name at all hook points of a set are spliced in together. "
-        "Null: no such study.",
+        description="Sets of hook points, each in the order of the forward pass; runs of one name at all hook points of a set are spliced in "
+        "together. Null: no such study.",
     )
     n_tokens: PositiveInt | None = Field(
         None, description="Held-out tokens used, rounded down to whole rows; null: all of the corpus's eval rows."
