@@ -12,9 +12,10 @@ import pytest
 import yaml
 from tests.each import each
 
+from saeworks.config.architectures import ARCHITECTURES
 from saeworks.config.experiment import Experiment, PretrainExperiment, parse_experiment
 from saeworks.config.recipes import PRESETS
-from saeworks.config.training import TOPK_FAMILY, Preset, RunSpec, TrainingConfig
+from saeworks.config.training import Preset, RunSpec, TrainingConfig
 from saeworks.store.errors import UserError
 
 _SMALL = {
@@ -399,7 +400,7 @@ def _training(group: dict[str, Any] | None = None, **block: Any) -> TrainingConf
     """Settings of a run under a training block and the `training` of its group."""
     run = {"objective": "local", "hook_points": [_HOOK], "sparsity_coeffs": [1], "training": group or {}}
     preset = PRESETS[run["training"].get("preset") or block.get("preset", "braun2024")]
-    if (preset | block | run["training"]).get("architecture") in TOPK_FAMILY:
+    if ARCHITECTURES[(preset | block | run["training"]).get("architecture", "relu")].by_k:
         run |= {"sparsity_coeffs": None, "k": [3]}
     values = _SMALL | {"training": {"d_sae": 64, "n_tokens": 2**26, "batch_tokens": 1024} | block, "runs": {"group": run}}
     return parse_experiment(values).run_specs()[0].training

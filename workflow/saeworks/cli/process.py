@@ -34,8 +34,9 @@ def prepare_torch(device: Literal["auto", "cpu", "cuda"] = "auto", threads: int 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device != "cpu":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        from ..store.determinism import use_deterministic_algorithms
+
+        use_deterministic_algorithms()
     return device
 
 

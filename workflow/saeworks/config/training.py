@@ -14,7 +14,6 @@ ObjectiveName = Literal[tuple(OBJECTIVES)]
 ArchitectureName = Literal[tuple(ARCHITECTURES)]
 Preset = Literal["braun2024", "bloom2024", "gao2024", "gated2024", "anthropic-april2024", "batchtopk2024"]
 
-TOPK_FAMILY = tuple(name for name, facts in ARCHITECTURES.items() if facts.by_k)  # sparsity is set by k, not by a coefficient
 AnyHookPoint = Annotated[
     str, Field(pattern=r"^blocks\.\d+\.(hook_resid_pre|hook_resid_mid|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$")
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config.activations import ActivationsConfig
 from ..config.base import Json, parse
 from ..config.training import RunSpec
+from ..store.determinism import deterministic
 from ..store.errors import UserError
 from .data import Data
 from .estimate import describe_run, out_of_memory
@@ -55,13 +56,14 @@ def train_together(
         Interrupted: a signal arrived; checkpoints were written.
     """
     specs = [job.spec for job in jobs]
-    data = Data(specs, activations, cache_folder, model_folder, corpus_folder, device)
-    with out_of_memory(data.source, specs, data.model):
-        runs = []
-        for job in jobs:
-            runs.append(prepare(job, data, device))
-            print(_beginning(runs[-1], data), flush=True)
-        train_runs(runs, data, progress)
+    with deterministic(device):
+        data = Data(specs, activations, cache_folder, model_folder, corpus_folder, device)
+        with out_of_memory(data.source, specs, data.model):
+            runs = []
+            for job in jobs:
+                runs.append(prepare(job, data, device))
+                print(_beginning(runs[-1], data), flush=True)
+            train_runs(runs, data, progress)
 
 
 def _beginning(run: Run, data: Data) -> str:

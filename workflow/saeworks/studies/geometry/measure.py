@@ -46,8 +46,8 @@ def nearest_cosine(
     """
     a = torch.nn.functional.normalize(a, dim=1)
     other = a if b is None else torch.nn.functional.normalize(b, dim=1)
-    forward = torch.full((len(a),), -math.inf)
-    backward = torch.full((len(other),), -math.inf)
+    forward = a.new_full((len(a),), -math.inf)
+    backward = other.new_full((len(other),), -math.inf)
     for start in range(0, len(a), chunk):
         cosines = a[start : start + chunk] @ other.T
         if b is None:
