@@ -375,6 +375,7 @@ def with_seeds(tables: Path, n_features: int = 40) -> Path:
                 "decoder_cosine": x,
             }
             columns |= {metric: x**2 for metric in METRICS} | {f"null_{metric}": 0 * x for metric in METRICS}
+            columns |= {f"chance_{metric}": 0.1 + 0 * x for metric in METRICS}
             single.append(pd.DataFrame(columns)[columns_of("firing_features")])
         if len(pairs) >= 3:
             labels = (group["hook_point"].iloc[0], "cross_seed", pairs[0][0], pairs[-1][1])
