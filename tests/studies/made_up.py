@@ -195,7 +195,8 @@ def with_evaluation(tables: Path, outlier: float = 1.0, n_layers: int = 8) -> Pa
     """Add what evaluation measures at each layer and token; `outlier` is the norm at position 0 over that at others."""
     rng = np.random.default_rng(2)
     frames = {name: pd.read_parquet(tables / f"{name}.parquet") for name in ("runs", "fidelity", "selection")}
-    runs, chosen = frames["runs"], frames["selection"]
+    replicated = frames["selection"]["criterion"] == "replicated_ce"
+    runs, chosen = frames["runs"], frames["selection"][~replicated]
     overall = frames["fidelity"].query("positions == 'all' and layer == -1").pivot(index="run", columns="metric", values="value")
     more, tokens = [], []
     position = np.concatenate([np.zeros(20, np.int32), np.arange(1, 201, dtype=np.int32)])
@@ -219,7 +220,7 @@ def with_evaluation(tables: Path, outlier: float = 1.0, n_layers: int = 8) -> Pa
         values = {"position": position, "input_norm": norms, "output_norm": shrunk, "cosine": cosines}
         tokens.append(pd.DataFrame({"run": run.run, **values}))
     fidelity = pd.DataFrame(more, columns=["run", "metric", "layer", "positions", "value"]).assign(unit="1", n_tokens=131072)
-    selections = []
+    selections = [frames["selection"][replicated]]
     for criterion, metric in (("similar_ce", "ce_increase"), ("similar_l0", "l0"), ("similar_alive", "alive_features")):
         value = chosen["run"].map(overall[metric])
         selections.append(chosen.assign(criterion=criterion, value=value, tolerance=value.max() / value.min()))

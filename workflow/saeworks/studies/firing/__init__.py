@@ -29,9 +29,9 @@ STUDY = Study(
                 "run_b": Column("run of the higher seed; of a mean over pairs the highest"),
                 "partner": Column(
                     "`decoder`: one to one by decoder directions; `null`: a feature of like firing rate in the partner's place; `best_in_b`, "
-                    "`best_in_a`: the feature that correlates most; `best_in_shuffled`, `best_in_untrained`, `best_in_activations`: that in the second "
-                    "run on shuffled tokens, in an untrained code of equal L0, among the dimensions of the activations; `codes`, `reconstructions`: "
-                    "none, the whole; `codes_shuffled`, `codes_untrained`, `codes_activations`: likewise, against these"
+                    "`best_in_a`: the feature that correlates most; `best_in_shuffled`, `best_in_untrained`, `best_in_activations`: that in the "
+                    "second run on shuffled tokens, in an untrained code of equal L0, among the dimensions of the activations; `codes`, "
+                    "`reconstructions`: none, the whole; `codes_shuffled`, `codes_untrained`, `codes_activations`: against these"
                 ),
                 "metric": Column("what is compared; `cka`: linear centred kernel alignment"),
                 "value": Column("mean over features"),
