@@ -125,12 +125,12 @@ def test_a_wrong_name_or_setting_is_one_sentence(experiment, tmp_path):
 
 def test_unfit_tables_are_one_sentence(make_tables):
     unfit = [
-        (lambda folder: (folder / "runs.parquet").unlink(), "runs.parquet is missing; run snakemake"),
+        (lambda folder: (folder / "runs.parquet").unlink(), "runs.parquet is missing; fetch it with"),
         (lambda folder: (folder / "runs.parquet").write_text("text"), "runs.parquet cannot be read"),
         (lambda folder: edit(folder, "fidelity", lambda t: t.drop(columns="layer")), "fidelity.parquet has no column `layer`"),
         (
             lambda folder: edit(folder, "runs", lambda t: t.assign(objective="magic")),
-            "have objective `magic`; it must be one of local, e2e, e2e_ds, finetune.",
+            "has runs of objective `magic`, which is none of local, e2e, e2e_ds, finetune; delete it",
         ),
     ]
     for case, (change, message) in enumerate(unfit):

@@ -24,10 +24,10 @@ from .lm.decoder import Decoder
 from .lm.prepare import ModelRecord, load_model, prepare
 from .lm.sites import Site
 from .sae.base import SAE
-from .sae.formats import load_sae
+from .sae.formats import load_sae, refetch
 from .store.errors import UserError
 from .store.files import content_hash, read_json
-from .studies.fidelity.measure import evaluate
+from .studies.evaluation import evaluate
 from .studies.fidelity.settings import FidelityConfig
 from .studies.held_out import held_out_rows
 
@@ -108,7 +108,7 @@ def read_run(run: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, or that of something else.
     """
-    return read_json(run / "manifest.json", _Run, "name the folder of a run of saeworks, under results/<experiment>/saes")
+    return read_json(run / "manifest.json", _Run, f"name the folder of a run of saeworks, or {refetch(run)}")
 
 
 def model_settings(run_manifest: dict[str, Any]) -> ModelConfig:

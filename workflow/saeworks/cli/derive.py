@@ -109,7 +109,8 @@ def _read_json(given: str) -> str:
     except OSError as error:
         raise typer.BadParameter(f"{given[1:]} cannot be read ({error.strerror}).") from None
     except ValueError as error:
-        raise typer.BadParameter(f"not valid JSON: {error}.") from None
+        what = f"{given[1:]} is " if given.startswith("@") else ""
+        raise typer.BadParameter(f"{what}not valid JSON: {error}.") from None
     return text
 
 

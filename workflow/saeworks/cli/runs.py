@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..store.errors import UserError, did_you_mean
+from ..studies.tables import read_table
 
 _METRICS = {
     "l0": "L0",
@@ -51,10 +52,11 @@ def run_table(results: Path, experiment: str) -> pd.DataFrame:
         known = sorted(path.parents[1].name for path in results.glob("*/tables/runs.parquet"))
         others = f"experiments with tables are {', '.join(known)}" if known else "no experiment has tables yet"
         raise UserError(
-            f"{missing[0]} is missing{did_you_mean(experiment, known)}; {others}: make others with `snakemake --cores all --configfile "
-            "config/<experiment>.yaml`, or fetch those that are stored with `dvc pull`."
+            f"{missing[0]} is missing{did_you_mean(experiment, known)}; {others}: fetch it with `dvc pull --force {missing[0]}` if it is stored, "
+            "or make it with `snakemake --cores all --configfile <its file in config/>`."
         )
-    runs, fidelity = pd.read_parquet(tables / "runs.parquet"), pd.read_parquet(tables / "fidelity.parquet")
+    runs = read_table(tables, "runs", ["run", "objective", "architecture", "sparsity_coeff", "k", "seed"])
+    fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
     overall = fidelity[(fidelity["positions"] == "all") & (fidelity["layer"] == -1) & fidelity["metric"].isin(_METRICS)]
     metrics = overall.pivot(index="run", columns="metric", values="value").reindex(columns=list(_METRICS))
     sparsity = {"sparsity_coeff": "λ", "k": "k"}

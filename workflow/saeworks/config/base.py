@@ -78,6 +78,7 @@ def _with_numbers(annotation: Any, value: Any, key: str) -> Any:
 def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
     path, owner = _resolve(model, fault["loc"])
     key = ".".join(part for part in (where, *path) if part).removesuffix(".[key]")
+    key = repr(key)[1:-1]  # on one line, whatever a user calls a key
     kind, given = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
         known = sorted(owner.model_fields) if owner else []
@@ -104,11 +105,11 @@ def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
     return f"configuration key `{key}` is {reprlib.repr(given)}: {message}."
 
 
-def read_config(path: Path | str) -> Any:
+def read_config(path: Path | str) -> dict[str, Any]:
     """The content of a configuration file, YAML or JSON.
 
     Raises:
-        UserError: it cannot be read, is no YAML, or has a key twice in one block.
+        UserError: it cannot be read, is no YAML, holds no keys, or has one twice in one block.
     """
     import yaml  # only where a file is read
 
@@ -127,7 +128,7 @@ def read_config(path: Path | str) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
     except FileNotFoundError:
         raise UserError(f"configuration file {path} is missing; correct its path.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -139,6 +140,9 @@ def read_config(path: Path | str) -> Any:
         where = f" in line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or type(error).__name__
         raise UserError(f"configuration file {path} is no valid YAML{where} ({what}); correct it.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"configuration file {path} holds no keys; begin with one that `saeworks new <name>` writes.")
+    return values
 
 
 def _resolve(model: type[BaseModel], location: tuple) -> tuple[list[str], type[BaseModel] | None]:

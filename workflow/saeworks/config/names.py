@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 _LONGEST = 64  # of a name: a run's folder is named after its group, sparsity and seed
-_PART = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"  # of a name on the hub
+_PART = r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"  # of a name on the hub
 _HOOKS = r"^blocks\.(0|[1-9][0-9]{0,3})\.(%s)$"
 
 
@@ -51,7 +51,7 @@ Name = _text(
 )
 HubName = _text(
     rf"^(?!.*(\.\.|--)){_PART}(/{_PART})?$",
-    "a name on the Hugging Face hub is `name` or `owner/name`, of letters from A to Z, digits, `.`, `_` and `-`",
+    "a name on the Hugging Face hub is `name` or `owner/name`, each of at most 96 letters from A to Z, digits, `.`, `_` and `-`",
     "name on the hub",
 )
 Revision = _text(

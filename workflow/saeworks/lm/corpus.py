@@ -212,7 +212,10 @@ def _hub_documents(corpus: HubCorpus, split: str) -> Iterator[Any]:
         raise
     except Exception as error:  # network and repository faults come in many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"dataset {corpus.name} (split {split}) cannot be read from the hub: {reason}") from error
+        raise UserError(
+            f"dataset {corpus.name} (split {split}) cannot be read from the hub: {reason.rstrip('.')}; check its name and the network, or use a "
+            "`text` corpus."
+        ) from error
 
 
 def build_corpus(

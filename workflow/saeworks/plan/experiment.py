@@ -491,7 +491,7 @@ def _architectures(specs: Iterable[RunSpec], loaded: bool = True) -> list[str]:
 
 def _is_fetched(path: str) -> bool:
     """Whether a rule fetches a file, and checks that it is the published one."""
-    return path.startswith("data/agreement/")
+    return path.startswith(("data/agreement/", "data/texts/novels/"))
 
 
 def _is_stored(root: Path, path: str) -> bool:

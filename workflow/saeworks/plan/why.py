@@ -29,15 +29,8 @@ def why(target: str, /, configfile: str | None = None) -> None:
         UserError: the configuration has no such file or job.
     """
     path = Path(configfile) if configfile else configuration_of(target)
-    for paragraph in explanations(open_plan(_read(path)), target):
+    for paragraph in explanations(open_plan(read_config(path)), target):
         print(paragraph)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    values = read_config(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is no experiment file: it holds no keys; name one with `--configfile`.")
-    return values
 
 
 def configuration_of(target: str, folder: Path = Path("config")) -> Path:
@@ -49,7 +42,7 @@ def configuration_of(target: str, folder: Path = Path("config")) -> Path:
     if named is not None:
         for path in sorted(folder.glob("*.yaml")):
             with contextlib.suppress(UserError):  # said of a file that is asked for
-                if _read(path).get("experiment") == named:
+                if read_config(path).get("experiment") == named:
                     return path
         raise UserError(f"no file in {folder} is of the experiment {named!r}; name its file with `--configfile`.")
     return folder / "config.yaml"

@@ -61,6 +61,12 @@ def pair_interval(
     return value, value - reach, value + reach
 
 
+def seed_interval(values: pd.Series, confidence: float) -> tuple[float, float]:
+    """`(mean, half width)` of Student's t interval for the mean over seeds."""
+    n = len(values)
+    return float(values.mean()), float(stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+
+
 def named(interval: tuple[float, float, float]) -> dict[str, float]:
     """A value and its interval as columns of a table."""
     return dict(zip(("value", "ci_low", "ci_high"), interval, strict=True))
