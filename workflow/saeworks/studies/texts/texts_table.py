@@ -10,7 +10,7 @@ from ..display import DisplayTable, frame, number
 from ..reading import LABELS, read_metrics, texts
 from .settings import TextsTable
 
-_METRICS = {"l0": ("L0", 1), "ce_increase": ("ΔCE (nats)", 3), "kl": ("KL (nats)", 3), "alive_features": ("alive", 0)}
+_METRICS = {"l0": ("L0", 1), "ce_increase": ("ΔCE", 3), "kl": ("KL", 3), "alive_features": ("alive", 0)}
 
 
 def table(tables: Path, config: TextsTable) -> DisplayTable:
