@@ -14,6 +14,8 @@ from tests.studies.drawing import TWO_LAYERS, edit
 from tests.studies.made_up import HOOK, all_claims, papers_pattern, sweep_tables
 from tests.studies.shown import html_rows, tex_rows
 
+from saeworks.cli.claims import claims as show_claims
+from saeworks.cli.claims import listed
 from saeworks.config.resampling import ResamplingConfig
 from saeworks.store.errors import UserError
 from saeworks.studies import claims as verdicts
@@ -508,7 +510,7 @@ def _assert_shown(written: Path, found: pd.DataFrame) -> None:
     shown = verdicts.readable(found)
     brief = ["claim", "published", "source", "ours [interval]", "verdict"]
     lines = html_rows((written / "claims.html").read_text())
-    held = [name for name in ("test", "power", "detectable", "note") if (shown[name] != "").any()]
+    held = [name for name in ("criterion", "power", "detectable", "note") if (shown[name] != "").any()]
     assert lines == shown[[*brief, *held]].to_numpy().tolist()  # of one model and hook point
     page = (written / "claims.html").read_text()
     assert verdicts.summary(found) in page and "Model: toy. Hook point: blocks.4.hook_resid_pre." in page
@@ -534,10 +536,35 @@ def test_the_table_of_claims_is_written_and_printed_for_one_experiment_or_severa
         assert list(stored.columns) == verdicts.COLUMNS and (written / "claims.csv").exists()
         assert (stored["source"] != "").all() and stored["criterion"].str.startswith("interval over seeds").all()
         _assert_shown(written, found)
-    verdicts.print_claims(["two"])
+    show_claims(["two"], markdown=True)
     alone = capsys.readouterr().out
     assert alone == f"{verdicts.summary(found)}\n\n{verdicts.markdown(found)}\n"
-    verdicts.print_claims(["two", "two"])
+    show_claims(["two", "two"], markdown=True)
     assert capsys.readouterr().out == f"## two\n\n{alone}\n## two\n\n{alone}"
+    show_claims(["two"])
+    assert capsys.readouterr().out == f"{verdicts.summary(found)}\n\n{listed(found)}\n"
     with pytest.raises(UserError, match="results/three/tables/claims.parquet is missing"):
-        verdicts.print_claims(["three"])
+        show_claims(["three"])
+    with pytest.raises(UserError, match="there is no study 'sweps'.*did you mean 'sweeps'"):
+        verdicts.write_claims("one", ["sweps"])
+
+
+def test_a_terminal_shows_claims_by_verdict_with_what_decided(make_tables):
+    hooks = (TWO_LAYERS[0], HOOK)
+    found = all_claims(make_tables(hook_points=hooks))
+    text = listed(found)
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.startswith(
+        f"Model: toy.\n\nreproduced, at {hooks[0]}:\n  CE increase of e2e over local at equal L0\n      published < 0.45 (Braun et al. 2024,"
+    )
+    words = " ".join(text.split())
+    for row in verdicts.readable(found).to_dict("records"):
+        tested = f"ours {row['ours [interval]']}; criterion: {row['criterion']}"
+        decided = row["note"] if row["verdict"] == UNTESTED else tested
+        assert f" {row['claim']} published {row['published']} ({row['source']}); {decided}" in words
+    assert [line for line in text.splitlines()[1:] if line and line[0] != " "] == [
+        f"{verdict}, at {hook}:"
+        for verdict in verdicts.VERDICTS
+        for hook in hooks
+        if ((found["verdict"] == verdict) & (found["hook_point"] == hook)).any()
+    ]

@@ -802,13 +802,14 @@ def test_a_damaged_checkpoint_is_one_sentence(train, tmp_path):
     scratch.mkdir(parents=True)
     (scratch / "checkpoint.safetensors").write_bytes(b"half")
     (scratch / "log.jsonl").write_text("")
-    with pytest.raises(UserError, match="cannot be read .*; delete it to start that run over"):
+    with pytest.raises(UserError, match="cannot be read .*; delete it and run the same command again"):
         train(run_spec())
 
 
 @each("objective, log_every", product(["local", "e2e"], [1, 1000]))
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_mend(train, tmp_path, objective, log_every):
-    spec = run_spec(objective, lr=1e30, grad_clip=None, log_every=log_every, checkpoint_every=7)
+    spec = run_spec(objective, grad_clip=None, log_every=log_every, checkpoint_every=7)
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update={"lr": 1e30})})  # more than a file may have
     with pytest.raises(UserError) as caught:
         train(spec)
     message = str(caught.value)

@@ -145,6 +145,12 @@ def term_weights(objective: str, settings: Mapping[str, Any]) -> dict[str, float
     return {term.name: weight(term) for term in OBJECTIVES[objective].terms}
 
 
+def weight_at(objective: str, settings: Mapping[str, Any], at: str) -> float:
+    """Weight of all terms of an objective that compare at one of the places of `Term`, under the `training` settings."""
+    weights = term_weights(objective, settings)
+    return sum(weights[term.name] for term in OBJECTIVES[objective].terms if term.at == at)
+
+
 def coefficients(spec: RunSpec) -> dict[str, float]:
     """Weights of a run's loss terms by name; a term that is not among them has weight 1."""
     own = {"sparsity": spec.sparsity_coeff or 0.0, "auxk": spec.training.auxk_coeff}

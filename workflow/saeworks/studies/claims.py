@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..store.errors import UserError, did_you_mean
 from . import studies as all_studies
 from .claim import UNTESTED, VERDICTS, Claim, of_one_architecture
 from .display import DisplayTable
@@ -64,12 +65,21 @@ def claims(tables: Path, of: list[str]) -> pd.DataFrame:
 
 
 def write_claims(experiment: str, studies: list[str]) -> None:
-    """Test the papers' claims on an experiment; write the table `claims`, and as HTML and LaTeX what people read of it.
+    """Test the papers' claims on an experiment: make its table `claims`, which `saeworks claims` shows.
+
+    Beside the table, what people read of it is written as HTML and LaTeX.
 
     Args:
-        experiment: experiment name
+        experiment: name of the experiment
         studies: names of the studies that it has
+
+    Raises:
+        UserError: there is no such study, or a table is missing.
     """
+    if unknown := [name for name in studies if name not in all_studies()]:
+        raise UserError(
+            f"there is no study {unknown[0]!r}{did_you_mean(unknown[0], all_studies())}; there are {', '.join(all_studies())}."
+        )
     tables = Path("results") / experiment / "tables"
     table = claims(tables, studies)
     write_table(table, tables / "claims.parquet", csv=True)
@@ -85,26 +95,26 @@ def summary(table: pd.DataFrame) -> str:
 
 def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     """`claims` for a reader: what is claimed where, the published value, ours with its interval, the verdict, and what lies behind it."""
-    names = {"hook_point": "hook point", "ours": "ours [interval]", "criterion": "test"}
+    names = {"hook_point": "hook point", "ours": "ours [interval]"}
     shown = table.assign(
         ours=[_with_interval(row, digits) for _, row in table.iterrows()],
         power=[f"{power:.2f}" if math.isfinite(power) else "" for power in table["power"]],
         detectable=[f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else "" for value in table["detectable"]],
     ).rename(columns=names)
     first = ["hook point", "model", "claim", "published", "source", "ours [interval]", "verdict"]
-    return shown[[*first, "test", "power", "detectable", "note"]]
+    return shown[[*first, "criterion", "power", "detectable", "note"]]
 
 
 def display(table: pd.DataFrame, columns: list[str] | None = None) -> DisplayTable:
     """`claims` as people read them: by claim, and by hook point where there are several, `columns` or all that hold something."""
     shown = readable(table)
-    once = _once(shown)
+    once = in_common(shown)
     levels = [*({"hook point"} - set(once)), "claim"]
     held = [name for name in shown.columns if name not in (*levels, *once) and (shown[name] != "").any()]
     return DisplayTable(shown.set_index(levels)[columns or held], (summary(table), *once.values()), prose=True)
 
 
-def _once(shown: pd.DataFrame) -> dict[str, str]:
+def in_common(shown: pd.DataFrame) -> dict[str, str]:
     """What all claims have in common, as sentences: model and hook point, where there is one."""
     names = [name for name in ("model", "hook point") if shown[name].nunique() == 1]
     return {name: f"{name[0].upper()}{name[1:]}: {shown[name].iloc[0]}." for name in names}
@@ -150,17 +160,5 @@ def markdown(table: pd.DataFrame) -> str:
     others = others.groupby(["hook point", "note"], sort=False)["claim"]
     reasons = [f"* {f'{hook}, ' if several else ''}*{why}*: {'; '.join(claims)}." for (hook, why), claims in others]
     return "\n".join(
-        [" ".join(_once(shown).values()), "", text, *(["\nCannot be tested, and why:\n"] if reasons else []), *reasons]
+        [" ".join(in_common(shown).values()), "", text, *(["\nCannot be tested, and why:\n"] if reasons else []), *reasons]
     )
-
-
-def print_claims(experiment: list[str], /) -> None:
-    """Print the papers' claims beside the results of experiments, as Markdown.
-
-    Args:
-        experiment: names of experiments; of several, each comes under a heading
-    """
-    for i, name in enumerate(experiment):
-        table = read_table(Path("results") / name / "tables", "claims", COLUMNS)
-        heading = f"{chr(10) if i else ''}## {name}\n\n" if len(experiment) > 1 else ""
-        print(f"{heading}{summary(table)}\n\n{markdown(table)}")

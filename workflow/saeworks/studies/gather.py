@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import studies
+from . import study_that_measures
 from .tables import read_table, write_table
 
 
@@ -17,8 +17,11 @@ def gather(study: str, /, parts: list[str], out: str) -> None:
         study: name of the study
         parts: folders of the parts, in the order of the experiment file
         out: folder for the tables
+
+    Raises:
+        UserError: there is no such study, or a part is missing.
     """
-    for name, table in studies()[study].tables.items():
+    for name, table in study_that_measures(study).tables.items():
         frames = [read_table(Path(part), name) for part in parts]
         filled = [frame for frame in frames if len(frame)] or frames[:1]  # a table without rows has no types
         write_table(pd.concat(filled, ignore_index=True), Path(out) / f"{name}.parquet", csv=not table.long)

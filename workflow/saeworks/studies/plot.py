@@ -16,7 +16,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
@@ -24,7 +23,6 @@ from PIL import Image
 
 from ..config.figures import FigureStyle
 from ..config.objectives import OBJECTIVES
-from ..store.errors import UserError
 from ..store.files import atomic_path
 from .reading import hook_points, kind_name, kinds
 from .resampling import ENOUGH_SEEDS, seed_interval
@@ -100,15 +98,8 @@ def named_kinds(config: FigureStyle, frame: pd.DataFrame) -> tuple[pd.DataFrame,
 
 
 def colour(config: FigureStyle, objective: str) -> str:
-    """The configured colour of `objective`.
-
-    Raises:
-        UserError: matplotlib does not know it.
-    """
-    value = config.colors[objective] if objective in config.colors else OBJECTIVES[objective].color
-    if not is_color_like(value):
-        raise UserError(f"the figure's `colors.{objective}` is {value!r}, which is no colour; write e.g. '#0072B2' or 'black'.")
-    return value
+    """The configured colour of `objective`."""
+    return config.colors[objective] if objective in config.colors else OBJECTIVES[objective].color
 
 
 def panels(config: FigureStyle, n_rows: int, n_columns: int, **sharing: Any) -> tuple[Figure, np.ndarray]:

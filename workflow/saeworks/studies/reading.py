@@ -29,7 +29,10 @@ def read_runs(tables: Path) -> pd.DataFrame:
     runs = read_table(tables, "runs", columns)
     order = {"_place": runs["hook_point"].str.rsplit(".", n=1).str[-1].map({name: i for i, name in enumerate(_PLACES)})}
     if unknown := sorted(set(runs["objective"]) - set(OBJECTIVES)):
-        raise UserError(f"the runs in {tables} have objective `{unknown[0]}`; it must be one of {', '.join(OBJECTIVES)}.")
+        raise UserError(
+            f"table {tables}/runs.parquet has runs of objective `{unknown[0]}`, which is none of {', '.join(OBJECTIVES)}; delete it and run "
+            "snakemake, which makes it again."
+        )
     for column, known in (("objective", OBJECTIVES), ("architecture", architectures(runs))):
         order[f"_{column}"] = runs[column].map(known.index)
     keys = ["layer", "_place", "hook_point", "_objective", "_architecture", "group", "sparsity_coeff", "k", "seed"]

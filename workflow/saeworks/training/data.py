@@ -16,11 +16,11 @@ from ..config.activations import ActivationsConfig
 from ..config.objectives import OBJECTIVES
 from ..config.training import RunSpec
 from ..lm.bridge import BridgeModel
+from ..lm.corpus import read_manifest
 from ..lm.decoder import Decoder
 from ..lm.prepare import load_model, read_record
 from ..lm.sites import Site
 from ..store.errors import UserError
-from ..store.files import read_json
 from ..store.seeds import derive_seed
 from .clean import CleanPass, downstream_hook_points
 
@@ -43,7 +43,7 @@ class Data:
                 f"runs that train together share a hook point, but these have {', '.join(sorted(hook_points))}; train them apart."
             )
         (hook_point,) = hook_points
-        self.record, self.corpus = read_record(model_folder), read_json(corpus_folder / "manifest.json")
+        self.record, self.corpus = read_record(model_folder), read_manifest(corpus_folder)
         self.site = Site.parse(hook_point, self.record["arch"])
         # a cache is read on the CPU, a step ahead of a GPU
         reading = "cpu" if activations.source == "cache" else device

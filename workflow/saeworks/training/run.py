@@ -95,7 +95,7 @@ def main(
         out: folder of the run, one for each spec.
         scratch: folder for checkpoints, one for each spec; the same command continues from the last.
         device: where to compute: cpu or cuda.
-        fingerprint: identity of the step, kept in its record; one for each spec.
+        fingerprint: what stands for the identity of the run, kept in its manifest; one for each spec.
         start_from: folder of the run that a `finetune` run continues.
 
     Raises:
@@ -104,7 +104,7 @@ def main(
     fingerprints = fingerprint or [None] * len(spec)
     if not len(spec) == len(out) == len(scratch) == len(fingerprints):
         raise UserError(
-            f"{len(spec)} --spec need as many --out, --scratch and --fingerprint; {len(out)}, {len(scratch)} and {len(fingerprints)} are given."
+            f"{len(spec)} --spec need as many --out, --scratch and --identity; {len(out)}, {len(scratch)} and {len(fingerprints)} are given."
         )
     specs = [parse(RunSpec, json.loads(one), "runs") for one in spec]
     if start_from and len(specs) > 1:

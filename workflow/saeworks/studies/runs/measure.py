@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...config.objectives import term_weights
+from ...config.objectives import weight_at
 from ...config.recipes import SIZES, WITHOUT_TRACE, settings_without_effect
 from ...config.training import TrainingConfig
 from ...store.files import content_hash, read_json
@@ -61,7 +61,7 @@ def run_record(run: str, folder: Path) -> dict:
         "d_sae": config["d_sae"],
         "n_tokens": manifest["tokens_seen"],
         "lr": spec["training"]["lr"],
-        "reconstruction_coeff": term_weights(spec["objective"], spec["training"]).get("out_to_in", 0.0),
+        "reconstruction_coeff": weight_at(spec["objective"], spec["training"], "sae"),
         "downstream": _downstream(spec),
         "start_from": start and f"{spec['hook_point']}/{start}",
         "grad_norm": _grad_norm(manifest, folder / "log.jsonl"),
@@ -79,7 +79,7 @@ def _grad_norm(manifest: dict, log: Path) -> float:
 def _downstream(spec: dict) -> str:
     """What the run reconstructs downstream: `all`, `next N` or a list of hook points; empty where it has no such term."""
     settings = spec["training"]
-    if not term_weights(spec["objective"], settings).get("in_to_orig"):
+    if not weight_at(spec["objective"], settings, "downstream"):
         return ""
     if settings.get("downstream_hook_points"):
         return ", ".join(settings["downstream_hook_points"])
