@@ -28,6 +28,9 @@ _VALUES = {  # where the next value of the type would not do
     "draw": None,  # leaves out figures
     "studies.fidelity.n_tokens": 512,
     "studies.agreement.files": None,  # another study
+    "studies.rates.choose": None,  # likewise
+    "studies.spliced.sets": None,
+    "studies.texts.files": None,
     "training.architecture": "gated",
     "training.batch_tokens": 512,
     "training.dead_features": "none",
