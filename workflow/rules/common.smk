@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from saeworks.plan.opening import open_plan
 from saeworks.store.errors import UserError
+from saeworks.store.notebooks import notebook_title
 
 # rules call `saeworks`: take the one of this very environment, activated or not
 shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")

@@ -12,7 +12,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from ..store.files import atomic_path
-from .paper import BRAUN
+from .paper import PAPERS
 
 ABSENT = "–"
 
@@ -160,7 +160,7 @@ def frame(rows: list[tuple[str, ...]], levels: tuple[str, ...], columns: tuple[s
 
 def _published(labels: tuple[str, ...] | str) -> str:
     labels = (labels,) if isinstance(labels, str) else labels
-    return "published" if any(label.startswith(BRAUN) for label in labels) else ""
+    return "published" if any(label.startswith(PAPERS) for label in labels) else ""
 
 
 def _tex(text: object) -> str:
