@@ -36,7 +36,14 @@ _TEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     | {"−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "∅": r"$\emptyset$"}
-    | {"→": r"$\rightarrow$", "←": r"$\leftarrow$", "λ": r"$\lambda$", "Δ": r"$\Delta$", "²": r"\textsuperscript{2}"}
+    | {
+        "→": r"$\rightarrow$",
+        "←": r"$\leftarrow$",
+        "λ": r"$\lambda$",
+        "Δ": r"$\Delta$",
+        "ε": r"$\epsilon$",
+        "²": r"\textsuperscript{2}",
+    }
     | {"‖": r"$\|$", "·": r"$\cdot$", "Σ": r"$\Sigma$", "’": "'", "\N{NARROW NO-BREAK SPACE}": r"\,", "\N{NO-BREAK SPACE}": "~"}
 )
 _RULES_BETWEEN_GROUPS = re.compile(r"(?:\\cline\{\d+-\d+\} ?)+\n(\\bottomrule\n)?")

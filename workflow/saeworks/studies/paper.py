@@ -4,7 +4,7 @@ from __future__ import annotations
 
 BRAUN = "Braun et al. 2024"
 GURNEE = "Gurnee 2024"  # SAE reconstruction errors are (empirically) pathological, 29 March 2024
-LEE = "Lee and Heimersheim 2024"  # arXiv 2410.12555, and the notebook of its code
+LEE = "Lee & Heimersheim 2024"  # arXiv 2410.12555, and the notebook of its code
 PAPERS = (BRAUN, GURNEE, LEE)
 
 
@@ -86,8 +86,8 @@ L2_RATIO = {
 # L0 and the KL of its output, of that norm-corrected, of ε-random, of the norm alone, and of random vectors at its cosine with either norm.
 ERRORS_KL = {
     "local (Bloom)": (50, 0.157, 0.165, 0.062, 0.003, 0.069, 0.065),
-    "local (Braun et al.)": (42.8, 0.230, 0.248, 0.080, 0.007, 0.093, 0.083),
-    "local (Braun et al.), densest": (513, 0.044, 0.046, 0.026, 0.001, 0.027, 0.026),
-    "e2e (Braun et al.)": (77.0, 0.08, 0.19, 2.98, 0.19, 1.22, 0.55),
-    "e2e+ds (Braun et al.)": (46.5, 0.103, 0.18, 0.348, 0.145, 0.755, 0.38),
+    "local (Braun)": (42.8, 0.230, 0.248, 0.080, 0.007, 0.093, 0.083),
+    "densest local (Braun)": (513, 0.044, 0.046, 0.026, 0.001, 0.027, 0.026),
+    "e2e (Braun)": (77.0, 0.08, 0.19, 2.98, 0.19, 1.22, 0.55),
+    "e2e+ds (Braun)": (46.5, 0.103, 0.18, 0.348, 0.145, 0.755, 0.38),
 }

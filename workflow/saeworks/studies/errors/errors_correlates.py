@@ -28,7 +28,8 @@ def draw(tables: Path, config: ErrorsCorrelatesFigure) -> Figure:
     narrow = config.width < NARROW
     figure, axes = panels(config, 2 if narrow else 1, 1 if narrow else 2)
     bars, square = axes.flat
-    names = [*OWN.values(), "gap at other\nhook points"]
+    own = own.dropna(axis=1, how="all")
+    names = [{**OWN, "others": "gap at other\nhook points"}[column] for column in own.columns]
     present = kinds(runs)
     for i, kind in enumerate(present):
         of_kind = runs.loc[(runs["objective"] == kind[0]) & (runs["architecture"] == kind[1]), "run"]

@@ -10,17 +10,17 @@ from matplotlib.lines import Line2D
 from ..plot import GREY, colour, legend, only_message
 from ..reading import kind_name
 from .draws import z_scores
-from .frame import ABSENT, measured_runs, tokens_of
+from .frame import ABSENT, measured_runs, shown_run, tokens_of
 from .panels import grid
 from .settings import ErrorsDrawsFigure
 
 
 def draw(tables: Path, config: ErrorsDrawsFigure) -> Figure:
-    """One panel per token, the first ones of the middle one of the runs: a histogram of the directions and a line at the SAE's."""
+    """One panel per token, the first ones of one run: a histogram of the directions and a line at the SAE's."""
     runs = measured_runs(tables, "errors_draws")
     if runs.empty:
         return only_message(config, ABSENT)
-    run = runs.iloc[(len(runs) - 1) // 2]
+    run = shown_run(runs)
     frame = tokens_of(tables, runs[runs["run"] == run["run"]], ["draw", "kl"], table="errors_draws")
     scores = z_scores(frame).loc[run["run"]].iloc[: config.tokens]
     shade = colour(config, run["objective"])

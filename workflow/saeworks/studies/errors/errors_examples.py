@@ -9,18 +9,18 @@ from matplotlib.figure import Figure
 from ..plot import GREY, colour, legend, only_message, panels
 from ..reading import kind_name
 from ..tables import read_table
-from .frame import ABSENT, measured_runs, visible
+from .frame import ABSENT, measured_runs, shown_run, visible
 from .settings import ErrorsExamplesFigure
 
 _COLUMNS = ["run", "row", "context", "rank", "text", "log_p", "log_sae", "log_random", "kl_sae", "kl_random"]
 
 
 def draw(tables: Path, config: ErrorsExamplesFigure) -> Figure:
-    """One panel per example of the middle one of the runs: log-probabilities of the model's most probable next tokens."""
+    """One panel per example of one run: log-probabilities of the model's most probable next tokens."""
     runs = measured_runs(tables, "errors_examples")
     if runs.empty:
         return only_message(config, ABSENT)
-    run = runs.iloc[(len(runs) - 1) // 2]
+    run = shown_run(runs)
     examples = read_table(tables, "errors_examples", _COLUMNS)
     examples = examples[examples["run"] == run["run"]]
     rows = list(dict.fromkeys(examples["row"]))

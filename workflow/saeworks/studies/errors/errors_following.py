@@ -26,7 +26,7 @@ def draw(tables: Path, config: ErrorsFollowingFigure) -> Figure:
         return mean_with_interval(apart[int(column)], run, f"kl_{name}")
 
     figure = bars_by_kind(
-        config, runs, names, value, "KL (nats)", config.y_scale, 2, lambda column: (": replaced", ": the next")[column]
+        config, runs, names, value, "KL (nats)", config.y_scale, None, 2, lambda column: (": replaced", ": the next")[column]
     )
     legend(figure, entries(names))
     return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ..plot import GREY, NARROW, colour, only_message, panels, points, say
 from ..reading import kind_name
 from ..tables import read_table
-from .frame import ABSENT, measured_runs, tokens_of, visible
+from .frame import ABSENT, measured_runs, shown_run, tokens_of, visible
 from .settings import ErrorsTokensFigure
 
 
@@ -21,11 +21,11 @@ def by_token(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(tables: Path, config: ErrorsTokensFigure) -> Figure:
-    """Of the middle one of the runs. Left: the tokens of largest mean gap with standard deviation and count; right: gap by frequency."""
+    """Of one run. Left: the tokens of largest mean gap with standard deviation and count; right: gap by frequency."""
     runs = measured_runs(tables)
     if runs.empty:
         return only_message(config, ABSENT)
-    run = runs.iloc[(len(runs) - 1) // 2]
+    run = shown_run(runs)
     frame = tokens_of(tables, runs[runs["run"] == run["run"]], ["token", "kl_sae", "kl_random"], "rest")
     texts = read_table(tables, "errors_vocabulary", ["hook_point", "token", "text"])
     texts = texts[texts["hook_point"] == run["hook_point"]].set_index("token")["text"]

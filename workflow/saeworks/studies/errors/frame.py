@@ -64,6 +64,12 @@ def seed_ratio(frame: pd.DataFrame, runs: pd.DataFrame, run: str, above: str, be
     return *seed_interval(values, RESAMPLING), len(values)
 
 
+def shown_run(runs: pd.DataFrame) -> pd.Series:
+    """The run of figures that show one: the first kind's at the middle one of its hook points."""
+    first = runs[(runs["objective"] == runs["objective"].iloc[0]) & (runs["architecture"] == runs["architecture"].iloc[0])]
+    return first.iloc[(len(first) - 1) // 2]
+
+
 def short_name(hook_point: str) -> str:
     """A hook point in a tick label: its layer, and its place unless it is the residual before a block."""
     block, place = hook_point.split(".")[1], hook_point.rsplit(".", 1)[-1]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ...config.figures import FigureStyle
-from ..plot import NARROW, colour, panels
+from ..plot import GREY, NARROW, colour, panels
 from ..reading import hook_points, kind_name, kinds, of_kind
 from .frame import short_name
 from .settings import INTERVENTIONS
@@ -48,6 +48,7 @@ def bars_by_kind(
     value: Callable[[str, str], Interval],
     y_label: str,
     y_scale: str = "linear",
+    base: float | None = None,
     n_columns: int = 1,
     of_column: Callable[[int], str] = lambda column: "",
 ) -> Figure:
@@ -56,6 +57,7 @@ def bars_by_kind(
     Args:
         runs: at most one for each kind and hook point.
         names: interventions.
+        base: where the bars of a logarithmic axis begin and a dotted line is drawn; None: at its lower end, without a line.
         value: mean and bounds of an intervention on a run, NaN where it was not measured; the run's name, for panels of several
             columns followed by `/` and the column.
         n_columns: panels of a kind; `of_column` says what each shows.
@@ -66,7 +68,9 @@ def bars_by_kind(
         for column, panel in enumerate(row):
             for x, hook_point in enumerate(hooks):
                 for run in of_kind(runs, hook_point, *kind)["run"]:
-                    _group(panel, x, names, [value(run if n_columns == 1 else f"{run}/{column}", name) for name in names])
+                    _group(panel, x, names, [value(run if n_columns == 1 else f"{run}/{column}", name) for name in names], base)
+            if base is not None:
+                panel.axhline(base, color=GREY, linestyle=":", linewidth=0.9)
             panel.set_yscale(y_scale, **({"linthresh": 0.01} if y_scale == "symlog" else {}))
             panel.set_xticks(range(len(hooks)), [short_name(h) for h in hooks], rotation=90 if len(hooks) > 6 else 0, fontsize=6)
             panel.set_xlim(-0.6, len(hooks) - 0.4)
@@ -78,12 +82,12 @@ def bars_by_kind(
     return figure
 
 
-def _group(panel: Axes, x: float, names: Sequence[str], values: Sequence[Interval]) -> None:
+def _group(panel: Axes, x: float, names: Sequence[str], values: Sequence[Interval], base: float | None) -> None:
     width = 0.84 / len(names)
     for i, (name, (mean, low, high)) in enumerate(zip(names, values, strict=True)):
         if np.isfinite(mean):
             at = x + (i + 0.5) * width - 0.42
-            panel.bar(at, mean, width, color=INTERVENTIONS[name].color, linewidth=0)
+            panel.bar(at, mean - (base or 0), width, base or 0, color=INTERVENTIONS[name].color, linewidth=0)
             if np.isfinite(low):
                 panel.plot([at, at], [low, high], color="black", linewidth=0.6)
 
