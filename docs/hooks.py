@@ -25,6 +25,8 @@ from saeworks.config.objectives import OBJECTIVES
 from saeworks.studies import caption, studies
 from saeworks.studies.claims import markdown, summary
 from saeworks.studies.display import fragment
+from saeworks.studies.reading import kind_name, kinds, of_kind, read_metrics
+from saeworks.studies.seeds import of_first_run, read_matching, with_interval
 from saeworks.studies.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,8 +173,36 @@ def claims(experiment: str) -> str:
 def display(table: str) -> str:
     """A display table, `<experiment>/<name>`."""
     experiment, name = table.split("/")
-    path = f"results/{experiment}/figures/{name}.html"
-    return fragment(ROOT / path) if (ROOT / path).exists() else _missing(path)
+    figures, timing = (ROOT / "results" / experiment / folder / f"{name}.html" for folder in ("figures", "timing"))
+    path = timing if timing.exists() else figures
+    return fragment(path) if path.exists() else _missing(str(path.relative_to(ROOT)))
+
+
+def across_seeds(experiment: str) -> str:
+    """How far the seeds of each objective differ: what they cost, and whether their features are the same."""
+    folder = ROOT / "results" / experiment / "tables"
+    needed = [folder / f"{name}.parquet" for name in ("runs", "fidelity", "matching", "firing")]
+    if missing := [path for path in needed if not path.exists()]:
+        return _missing(str(missing[0].relative_to(ROOT)))
+    runs, matching = read_metrics(folder, ["l0", "ce_increase"]), read_matching(folder)
+    firing = of_first_run(folder, "firing", ["partner", "metric", "value", "ci_low", "ci_high", "resampled"])
+    matching = matching[matching["comparison"] == "cross_seed"]
+    rows = []
+    for kind in kinds(runs):
+        here, matched, fired = (of_kind(frame, runs["hook_point"].iloc[0], *kind) for frame in (runs, matching, firing))
+        cosines = matched[matched["metric"] == "matched_cosine"]
+        chosen = (
+            cosines[cosines["directions"] == "decoder"],
+            cosines[cosines["directions"] == "encoder"],
+            matched[matched["metric"] == "shared_fraction"],
+            fired[fired["partner"] == "codes"],
+        )
+        measured = [
+            f"{m.mean():.{n}f} ({m.min():.{n}f} to {m.max():.{n}f})" for m, n in ((here["l0"], 1), (here["ce_increase"], 3))
+        ]
+        rows.append([kind_name(*kind, runs), str(len(here)), *measured, *(with_interval(found, " ") for found in chosen)])
+    heads = ["SAE", "seeds", "L0", "CE increase (nats)", "decoder cosine", "encoder cosine", "features shared", "CKA of codes"]
+    return _table(heads, rows)
 
 
 def _missing(path: str) -> str:
@@ -182,22 +212,85 @@ def _missing(path: str) -> str:
     )
 
 
+def _benchmark(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "results" / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def training_speed(threads: str) -> str:
     """Tokens per second of a training step, by library and case, from the stored benchmark."""
-    stored = json.loads((ROOT / "results" / "benchmarks" / "training.json").read_text(encoding="utf-8"))
-    cells: dict[str, dict[str, str]] = {}
-    for result in stored["results"]:
-        if result["threads"] == int(threads):
-            ratio = "" if result["library"] == "saeworks" else f"\u00a0({result['saeworks_times_as_fast']:.1f})"
-            cells.setdefault(result["library"], {})[result["case"]] = f"{result['tokens_per_s']:,.0f}{ratio}"
-    versions = {r["library"]: _version(r["versions"]) for r in stored["results"]}
-    rows = [[_versioned(library, versions[library]), *(of.get(case, "–") for case in _CASES)] for library, of in cells.items()]
+    stored = _benchmark("training")
     size = stored["setting"]
     about = (
         f"d_in {size['d_in']}, {size['d_sae']:,} features, batch {size['batch']:,}, L0 {size['k']} (TopK) and {size['relu_gated_l0']} (ReLU, Gated),"
         f" {stored['rounds']} rounds."
     )
-    return f"{about}\n\n{_table(['', *_CASES.values()], rows)}"
+    return f"{about}\n\n{_speeds(stored['results'], int(threads), ('case',), _CASES)}"
+
+
+def end_to_end(threads: str) -> str:
+    """Tokens per second of a training step with the language model, by library and objective, from the stored benchmark."""
+    stored = _benchmark("end_to_end")
+    size = stored["setting"]
+    steps = {target["start"]: target for target in stored["targets"] if target["threads"] == int(threads)}
+    shares = [(1 / steps[start]["e2e_times_as_fast_as_authors"], steps[start]["e2e_cost_over_authors_local"]) for start in steps]
+    (own, local), (own_dense, local_dense) = shares
+    model = size["model"]
+    about = (
+        f"A model of {model['n_layers']} layers and width {model['d_model']}, {size['d_sae']:,} features, {size['rows']} rows of {model['n_ctx']}"
+        f" tokens, {stored['rounds']} rounds. A step of `e2e` takes {own:.2f} of the time of the paper's own code ({own_dense:.2f} at the very"
+        f" start, while codes are dense), and {local:.2f} of the time of its `local` ({local_dense:.2f})."
+    )
+    return f"{about}\n\n{_speeds(stored['results'], int(threads), ('objective', 'start'), _OBJECTIVES)}"
+
+
+def _speeds(results: list[dict[str, Any]], threads: int, by: tuple[str, ...], cases: dict[str, str]) -> str:
+    """A row a library, a column a case (the values of the keys `by`): tokens per second and how many times as fast saeworks is."""
+    cells: dict[str, dict[str, str]] = {}
+    for result in results:
+        if result["threads"] == threads:
+            ratio = "" if result["library"] == "saeworks" else f"\u00a0({result['saeworks_times_as_fast']:.1f})"
+            cells.setdefault(result["library"], {})[" ".join(result[key] for key in by)] = f"{result['tokens_per_s']:,.0f}{ratio}"
+    versions = {r["library"]: _version(r["versions"]) for r in results}
+    rows = [[_versioned(library, versions[library]), *(of.get(name, "–") for name in cases)] for library, of in cells.items()]
+    return _table(["", *cases.values()], rows)
+
+
+def dictionaries() -> str:
+    """Seconds and memory of the comparisons of dictionaries, from the stored benchmark."""
+    stored = _benchmark("geometry")
+    size, threads = stored["setting"], stored["machine"]["threads"]
+    names = {
+        "nearest random": "nearest neighbours of random directions",
+        "matching random": "one-to-one partners of random directions",
+        "matching permuted": "one-to-one partners where every feature has a clear one",
+        "bootstrap features": "bootstrap interval of a mean over features",
+    }
+    rows = [
+        (names[f"{result['measure']} {result['dictionaries']}"], f"{result['seconds']:.0f}", f"{result['peak_gib']:.1f}")
+        for result in stored["results"]
+    ]
+    about = f"{size['features']:,} directions of {size['d']} dimensions in each, {threads} threads."
+    return f"{about}\n\n{_table(['Comparison', 'Seconds', 'Peak memory (GiB)'], rows)}"
+
+
+def sampling() -> str:
+    """How fast a corpus is sampled from the default model, from the stored benchmark."""
+    rows = [(f"{r['machine']['threads']}", f"{r['tokens_per_s']:,.0f}") for r in _benchmark("sampling")["results"]]
+    return _table(["Cores", "Tokens per second"], rows)
+
+
+def from_clone() -> str:
+    """How long a newcomer waits: from a clone to the figures of the default experiment, from the stored benchmark."""
+    path = "results/benchmarks/from_clone.json"
+    if not (ROOT / path).exists():
+        return _missing(path)
+    stored = _benchmark("from_clone")
+    rows = [
+        ("`make install`", f"{stored['install_s'] / 60:.1f}"),
+        ("`make figures`, once that is done", f"{stored['figures_s'] / 60:.1f}"),
+    ]
+    about = f"{stored['machine']['cpu']}; the environment takes {stored['environment_gb']:.1f} GB."
+    return f"{about}\n\n{_table(['', 'Minutes'], rows)}"
 
 
 def _version(versions: dict[str, str]) -> str:
@@ -226,7 +319,27 @@ def _normal(path: PurePosixPath) -> str:
 
 
 _CASES = {"relu": "ReLU", "topk": "TopK", "topk_auxk": "TopK, half dead, AuxK", "gated": "Gated"}
+_OBJECTIVES = {
+    **{f"{name} sparse": OBJECTIVES[name].label for name in ("local", "e2e", "e2e_ds")},
+    **{f"{name} dense": f"{OBJECTIVES[name].label}, dense" for name in ("local", "e2e", "e2e_ds")},
+}
 _CONTENTS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (include, commands, tables, conventions, figures, architectures, objectives, claims, display, training_speed)
+    for f in (
+        include,
+        commands,
+        tables,
+        conventions,
+        figures,
+        architectures,
+        objectives,
+        claims,
+        display,
+        across_seeds,
+        training_speed,
+        end_to_end,
+        dictionaries,
+        sampling,
+        from_clone,
+    )
 }

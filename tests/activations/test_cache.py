@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.activations.conftest import PARTS, WIDE
+from tests.each import each
 from tests.tiny_pipeline import CONTEXT, D_MODEL, HOOK, N_LAYERS, tiny_decoder, write_corpus, write_model
 
 from saeworks.activations import cache as module
@@ -71,10 +72,11 @@ def _sentence(folder: Path, hook: str = HOOK, expected: dict | None = None) -> s
     return message
 
 
-@pytest.mark.parametrize("dtype", _DTYPES)
-@pytest.mark.parametrize("shard_rows", [1, 8, 30, 1000])
+@each("dtype", _DTYPES)
+@each("shard_rows", [1, 8, 30, 1000])
 def test_sequences_and_tokens_are_the_model_s_activations(write, tiny_corpus, dtype, shard_rows):
-    cache = ActivationCache(write(dtype=dtype, shard_tokens=shard_rows * CONTEXT), HOOK)
+    folder = write(name=f"{dtype}-{shard_rows}", dtype=dtype, shard_tokens=shard_rows * CONTEXT)
+    cache = ActivationCache(folder, HOOK)
     assert (cache.n_rows, cache.context, cache.d_in) == (_ROWS, CONTEXT, D_MODEL)
     expected = _literal(tiny_corpus, 1, dtype)
     sequences = cache.sequences(0, _ROWS)
@@ -111,8 +113,8 @@ def test_every_hook_point_is_written_in_one_pass_of_the_model(write, tiny_corpus
         _assert_stored(cache.sequences(0, _ROWS), _literal(tiny_corpus, layer)[cache.sequence_order], "float32")
 
 
-@pytest.mark.parametrize(
-    ("hooks", "attentions", "mlps"),
+@each(
+    "hooks, attentions, mlps",
     [
         (["blocks.0.hook_resid_pre"], [], []),
         (["blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre"], [0, 1], [0, 1]),
@@ -126,7 +128,7 @@ def test_the_model_runs_no_further_than_the_deepest_hook_point(write, monkeypatc
         monkeypatch.setattr(
             Decoder, part, lambda self, layer, *args, part=part, real=real: ran[part].add(layer) or real(self, layer, *args)
         )
-    write(*hooks)
+    write(*hooks, name=hooks[-1])
     assert [sorted(ran[part]) for part in ran] == [attentions, mlps]
 
 
@@ -136,20 +138,20 @@ def _values(folder: Path, corpus: Path, hook: str) -> torch.Tensor:
     return torch.cat([model.hook_values(row, [hook])[hook] for row in rows])
 
 
-@pytest.mark.parametrize("dtype", _DTYPES)
-def test_hook_points_of_several_widths_are_cached_together(tmp_path, wide_heads, tiny_corpus, capsys, dtype):
+@each("dtype", _DTYPES)
+def test_hook_points_of_several_widths_are_cached_together(new_folder, wide_heads, tiny_corpus, capsys, dtype):
     widths = dict.fromkeys(PARTS, D_MODEL) | {"blocks.1.attn.hook_z": WIDE}
     hooks = [*PARTS, "blocks.1.hook_resid_mid", "blocks.1.hook_resid_mid"]  # one that is named twice is written once
     widths["blocks.1.hook_resid_mid"] = D_MODEL
-    write_cache(_config(dtype=dtype), hooks, wide_heads, tiny_corpus, tmp_path / "cache")
-    arrays = [np.load(path, mmap_mode="r") for path in (tmp_path / "cache").glob("blocks*/*.npy")]
+    write_cache(_config(dtype=dtype), hooks, wide_heads, tiny_corpus, new_folder / "cache")
+    arrays = [np.load(path, mmap_mode="r") for path in (new_folder / "cache").glob("blocks*/*.npy")]
     size = sum(array.nbytes for array in arrays)
     said = f"4 hook point(s), 360 tokens x {3 * D_MODEL + WIDE} values = {files.human_bytes(size)}"
     assert said in capsys.readouterr().out
-    manifest = json.loads((tmp_path / "cache" / "manifest.json").read_text())
+    manifest = json.loads((new_folder / "cache" / "manifest.json").read_text())
     assert {hook: stored["d_in"] for hook, stored in manifest["hook_points"].items()} == widths
     for hook, d_in in widths.items():
-        cache = ActivationCache(tmp_path / "cache", hook)
+        cache = ActivationCache(new_folder / "cache", hook)
         assert cache.d_in == d_in
         expected = _values(wide_heads, tiny_corpus, hook).to(_TORCH[dtype])
         _assert_stored(cache.sequences(0, _ROWS), expected[cache.sequence_order], dtype)
@@ -177,9 +179,9 @@ def test_the_same_sequences_are_read_at_several_hook_points(write):
         cache.sequences_at(0, 1, ["blocks.0.hook_mlp_out"])
 
 
-@pytest.mark.parametrize("dtype", _DTYPES)
+@each("dtype", _DTYPES)
 def test_mean_and_norm_in_the_manifest_are_those_of_the_stored_values(write, tiny_corpus, dtype):
-    folder = write(dtype=dtype)
+    folder = write(name=dtype, dtype=dtype)
     hook = json.loads((folder / "manifest.json").read_text())["hook_points"][HOOK]
     values = _literal(tiny_corpus, 1, dtype).flatten(0, 1).double()
     mean = sum(values) / len(values)
@@ -289,11 +291,11 @@ def test_a_deleted_shard_is_written_again(write):
     assert _bytes(write()) == expected
 
 
-@pytest.mark.parametrize("file", [f"{HOOK}/00001.npy", "token_order.npy", "sequence_order.npy"])
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
-@pytest.mark.parametrize("opened_before", [False, True])
+@each("file", [f"{HOOK}/00001.npy", "token_order.npy", "sequence_order.npy"])
+@each("damage", ["flipped", "truncated", "missing"])
+@each("opened_before", [False, True])
 def test_a_damaged_file_is_one_sentence(write, file, damage, opened_before):
-    folder = write()
+    folder = write(name=f"{Path(file).name}-{damage}-{opened_before}")
     if opened_before:
         ActivationCache(folder, HOOK)
     path = folder / file

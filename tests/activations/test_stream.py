@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.activations.conftest import PARTS, WIDE
+from tests.each import each
 from tests.tiny_pipeline import CONTEXT, D_MODEL, HOOK, N_LAYERS
 
 from saeworks.activations.cache import ActivationCache, write_cache
@@ -36,27 +37,27 @@ def _assert_same(ours: torch.Tensor, theirs: torch.Tensor, dtype: str) -> None:
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("block_rows", [None, 1, 7, 30, 100])
-def test_the_stream_equals_the_cache_in_every_type_and_block_size(tmp_path, tiny_model, tiny_corpus, dtype, block_rows):
-    cache, stream = _both(tmp_path, tiny_model, tiny_corpus, dtype=dtype, block_rows=block_rows)
+@each("dtype", ["float32", "float16", "bfloat16"])
+@each("block_rows", [None, 1, 7, 30, 100])
+def test_the_stream_equals_the_cache_in_every_type_and_block_size(new_folder, tiny_model, tiny_corpus, dtype, block_rows):
+    cache, stream = _both(new_folder, tiny_model, tiny_corpus, dtype=dtype, block_rows=block_rows)
     for start, count in [(0, _N), (5, 1), (40, 100), (_N - 30, 70), (_N, 20), (3 * _N + 11, 2 * _N + 3)]:
         _assert_same(stream.tokens(start, count), cache.tokens(start, count), dtype)
     for start, count in [(0, _ROWS), (4, 1), (27, 8), (_ROWS, 5), (95, 61)]:
         _assert_same(stream.sequences(start, count), cache.sequences(start, count), dtype)
 
 
-@pytest.mark.parametrize("hook", ["blocks.0.hook_resid_pre", f"blocks.{N_LAYERS - 1}.hook_resid_post"])
-def test_the_stream_equals_the_cache_at_both_ends_of_the_model(tmp_path, tiny_model, tiny_corpus, hook):
-    cache, stream = _both(tmp_path, tiny_model, tiny_corpus, hook)
+@each("hook", ["blocks.0.hook_resid_pre", f"blocks.{N_LAYERS - 1}.hook_resid_post"])
+def test_the_stream_equals_the_cache_at_both_ends_of_the_model(new_folder, tiny_model, tiny_corpus, hook):
+    cache, stream = _both(new_folder, tiny_model, tiny_corpus, hook)
     _assert_same(stream.tokens(100, 300), cache.tokens(100, 300), "float32")
     _assert_same(stream.sequences(25, 10), cache.sequences(25, 10), "float32")
 
 
-@pytest.mark.parametrize("hook", PARTS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_stream_equals_the_cache_at_the_parts_of_a_block(tmp_path, wide_heads, tiny_corpus, hook, dtype):
-    cache, stream = _both(tmp_path, wide_heads, tiny_corpus, hook, dtype=dtype, block_rows=7)
+@each("hook", PARTS)
+@each("dtype", ["float32", "bfloat16"])
+def test_the_stream_equals_the_cache_at_the_parts_of_a_block(new_folder, wide_heads, tiny_corpus, hook, dtype):
+    cache, stream = _both(new_folder, wide_heads, tiny_corpus, hook, dtype=dtype, block_rows=7)
     assert cache.d_in == stream.d_in == (WIDE if hook.endswith("z") else D_MODEL)
     _assert_same(stream.tokens(40, 350), cache.tokens(40, 350), dtype)
     _assert_same(stream.sequences(25, 10), cache.sequences(25, 10), dtype)

@@ -55,22 +55,22 @@ def _e2e(*hooks: str, prefix: str = "") -> dict[str, Tensor]:
     return {f"{prefix}{hook}.{name}": _draw(*shape) for hook in hooks for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("prefix", ["", "saes."])
-def test_an_e2e_sae_file_holds_one_sae_per_hook_point(tmp_path, prefix):
+@each("prefix", ["", "saes."])
+def test_an_e2e_sae_file_holds_one_sae_per_hook_point(new_folder, prefix):
     state = _e2e("blocks-2-hook_resid_pre", "blocks-6-hook_resid_pre", prefix=prefix)
-    torch.save(state, tmp_path / "samples_400.pt")
-    (tmp_path / "final_config.yaml").write_text("seed: 0\n")
+    torch.save(state, new_folder / "samples_400.pt")
+    (new_folder / "final_config.yaml").write_text("seed: 0\n")
     x, own = inputs(), {k.split(".", 1 + bool(prefix))[-1]: v for k, v in state.items() if "blocks-6" in k}
     codes = torch.relu(x @ own["encoder.0.weight"].T + own["encoder.0.bias"])
     expected = codes @ normalize(own["decoder.weight"], dim=0).T + own["decoder.bias"]
-    for path in (tmp_path, tmp_path / "samples_400.pt"):
+    for path in (new_folder, new_folder / "samples_400.pt"):
         for name in ("blocks.6.hook_resid_pre", "blocks-6-hook_resid_pre"):
             output, got = load_run(path, hook_point=name)(x)
             torch.testing.assert_close(got, codes)
             torch.testing.assert_close(output, expected)
-    several = _sentence(tmp_path)
+    several = _sentence(new_folder)
     assert "2 SAEs" in several and "blocks.2.hook_resid_pre, blocks.6.hook_resid_pre" in several
-    assert "did you mean 'blocks.6.hook_resid_pre'" in _sentence(tmp_path, "blocks.7.hook_resid_pre")
+    assert "did you mean 'blocks.6.hook_resid_pre'" in _sentence(new_folder, "blocks.7.hook_resid_pre")
 
 
 def test_a_single_e2e_sae_needs_no_choice_and_may_be_safetensors(tmp_path):
@@ -78,15 +78,15 @@ def test_a_single_e2e_sae_needs_no_choice_and_may_be_safetensors(tmp_path):
     assert load(tmp_path / "sae.st.safetensors").d_sae == D_SAE
 
 
-@pytest.mark.parametrize("name", ["encoder.0.bias", "decoder.weight", "decoder.bias"])
-def test_damaged_e2e_tensors_are_named(tmp_path, name):
+@each("name", ["encoder.0.bias", "decoder.weight", "decoder.bias"])
+def test_damaged_e2e_tensors_are_named(new_folder, name):
     state = _e2e("blocks-2-hook_resid_pre")
     key = f"blocks-2-hook_resid_pre.{name}"
-    torch.save(state | {key: state[key][..., 1:]}, tmp_path / "a.pt")
-    assert f"{name} should have shape {tuple(state[key].shape)}" in _sentence(tmp_path / "a.pt")
+    torch.save(state | {key: state[key][..., 1:]}, new_folder / "a.pt")
+    assert f"{name} should have shape {tuple(state[key].shape)}" in _sentence(new_folder / "a.pt")
     del state[key]
-    torch.save(state, tmp_path / "a.pt")
-    assert f"has no tensor {name}" in _sentence(tmp_path / "a.pt")
+    torch.save(state, new_folder / "a.pt")
+    assert f"has no tensor {name}" in _sentence(new_folder / "a.pt")
 
 
 # dictionary_learning: the formulas of the classes in the repository's dictionary.py and trainers
@@ -140,15 +140,15 @@ def _dictionaries() -> dict[str, tuple[dict[str, Tensor], Tensor, Tensor]]:
 _DICTIONARIES = _dictionaries()
 
 
-@pytest.mark.parametrize("name", _DICTIONARIES)
-def test_dictionary_learning_classes_are_computed_by_their_formulas(tmp_path, name):
+@each("name", _DICTIONARIES)
+def test_dictionary_learning_classes_are_computed_by_their_formulas(new_folder, name):
     state, codes, expected = _DICTIONARIES[name]
-    folder = tmp_path / "trainer_0"
+    folder = new_folder / "trainer_0"
     (folder / "checkpoints").mkdir(parents=True)
     torch.save(state, folder / "ae.pt")
     torch.save(state, folder / "checkpoints" / "ae_10.pt")
     (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": name, "k": K}, "buffer": {}}))
-    for path in (tmp_path, folder, folder / "ae.pt", folder / "checkpoints" / "ae_10.pt"):
+    for path in (new_folder, folder, folder / "ae.pt", folder / "checkpoints" / "ae_10.pt"):
         sae = load(path)
         assert not any(p.requires_grad for p in sae.parameters())
         output, got = sae(inputs())
@@ -156,14 +156,14 @@ def test_dictionary_learning_classes_are_computed_by_their_formulas(tmp_path, na
         torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", _DICTIONARIES)
-def test_without_its_config_a_class_is_known_by_its_tensors(tmp_path, name):
+@each("name", _DICTIONARIES)
+def test_without_its_config_a_class_is_known_by_its_tensors(new_folder, name):
     state, codes, _ = _DICTIONARIES[name]
-    torch.save(state, tmp_path / "ae.pt")
+    torch.save(state, new_folder / "ae.pt")
     if name in ("AutoEncoderTopK", "BatchTopKSAE"):  # the same tensors
-        assert "could be an SAE of class AutoEncoderTopK or BatchTopKSAE" in _sentence(tmp_path)
+        assert "could be an SAE of class AutoEncoderTopK or BatchTopKSAE" in _sentence(new_folder)
     else:
-        torch.testing.assert_close(load(tmp_path).encode(inputs()), codes, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(load(new_folder).encode(inputs()), codes, rtol=1e-5, atol=1e-5)
 
 
 def test_a_threshold_that_was_never_set_lets_everything_through(tmp_path):
@@ -207,12 +207,12 @@ class _Attack:
         return os.mkdir, (str(self.trace),)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, save):
-    save({"encoder.weight": _Attack(tmp_path / "trace")}, tmp_path / "ae.pt")
-    message = _sentence(tmp_path)
+@each("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(new_folder, save):
+    save({"encoder.weight": _Attack(new_folder / "trace")}, new_folder / "ae.pt")
+    message = _sentence(new_folder)
     assert "was refused" in message and "only loads safely" in message
-    assert not (tmp_path / "trace").exists()
+    assert not (new_folder / "trace").exists()
 
 
 def test_a_whole_pickled_module_is_refused(tmp_path):
@@ -267,8 +267,8 @@ def test_several_sparsify_saes_are_chosen_by_folder(tmp_path):
     assert load(tmp_path, hook_point="layers.2/seed1").k == K
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
+@each(
+    "changes, words",
     [
         ({"activation": "groupmax"}, "`activation` 'groupmax'"),
         ({"transcode": True}, "`transcode` True"),
@@ -278,22 +278,22 @@ def test_several_sparsify_saes_are_chosen_by_folder(tmp_path):
         ({"k": 0}, "k = 0 cannot be active"),
     ],
 )
-def test_what_sparsify_can_do_beyond_us_is_refused(tmp_path, changes, words):
-    save_sparsify(trained_sae("topk"), tmp_path, {})
-    path = tmp_path / "cfg.json"
+def test_what_sparsify_can_do_beyond_us_is_refused(new_folder, changes, words):
+    save_sparsify(trained_sae("topk"), new_folder, {})
+    path = new_folder / "cfg.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    assert words in _sentence(tmp_path)
+    assert words in _sentence(new_folder)
 
 
-@pytest.mark.parametrize("name", ["cfg.json", "sae.safetensors"])
-def test_half_a_sparsify_folder_is_one_sentence(tmp_path, name):
-    save_sparsify(trained_sae("topk"), tmp_path, {})
-    (tmp_path / name).unlink()
-    assert f"{name} is missing" in _sentence(tmp_path)
+@each("name", ["cfg.json", "sae.safetensors"])
+def test_half_a_sparsify_folder_is_one_sentence(new_folder, name):
+    save_sparsify(trained_sae("topk"), new_folder, {})
+    (new_folder / name).unlink()
+    assert f"{name} is missing" in _sentence(new_folder)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "options", "words"),
+@each(
+    "architecture, options, words",
     [
         ("relu", {}, "TopK SAEs only, and this is a relu SAE"),
         ("batch_topk", {}, "this is a batch_topk SAE"),
@@ -301,10 +301,10 @@ def test_half_a_sparsify_folder_is_one_sentence(tmp_path, name):
         ("topk", {"layer_norm": True}, "does not standardise"),
     ],
 )
-def test_what_sparsify_cannot_do_is_not_written(tmp_path, architecture, options, words):
+def test_what_sparsify_cannot_do_is_not_written(new_folder, architecture, options, words):
     with pytest.raises(UserError, match=words):
-        save_sparsify(trained_sae(architecture, **options), tmp_path, {})
-    assert list(tmp_path.iterdir()) == []
+        save_sparsify(trained_sae(architecture, **options), new_folder, {})
+    assert list(new_folder.iterdir()) == []
 
 
 # folders

@@ -163,7 +163,7 @@ def test_of_equal_pre_activations_the_first_are_taken(variant, way):
     assert_literal(sae, variant, x, 2, forward=way.forward)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@each("variant", VARIANTS)
 @each("way", [active, dense])
 def test_chunks_that_do_not_divide_the_batch_change_nothing(variant, way, monkeypatch):
     monkeypatch.setattr(active, "CHUNK_ROWS", 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from tests.each import each
 from tests.sae.literal import make, normalised_rows, random
@@ -67,7 +66,7 @@ def test_the_dictionary_is_the_decoder_unless_it_is_normalised_in_the_forward_pa
     torch.testing.assert_close(sae.dictionary(), normalised_rows(sae.W_dec), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@each("architecture", ARCHITECTURES)
 def test_settings_build_each_architecture(architecture):
     settings = TrainingConfig(
         architecture=architecture,

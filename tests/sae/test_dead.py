@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import product
 
-import pytest
 import torch
 from tests.each import each
 from tests.sae import literal
@@ -76,7 +75,7 @@ def _per_feature(name: str, tensor: Tensor) -> Tensor:
     return tensor.T if name == "W_enc" else tensor
 
 
-@pytest.mark.parametrize("variant", ["relu", "topk", "batch_topk", "gated", "jumprelu"])
+@each("variant", ["relu", "topk", "batch_topk", "gated", "jumprelu"])
 @each("pre_bias", [True, False])
 def test_dead_features_are_reset_and_living_ones_are_untouched(variant, pre_bias):
     sae, optimizer = _trained(variant, pre_bias=pre_bias)

@@ -66,12 +66,12 @@ def _assert_same(loaded: SAE, trained: SAE, x: torch.Tensor, scale: float = 1.0,
 # what comes back
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_whatever_was_trained_comes_back_and_computes_the_same(architecture, tmp_path):
+@each("architecture", ARCHITECTURES)
+def test_whatever_was_trained_comes_back_and_computes_the_same(architecture, new_folder):
     choices = itertools.product(["normalised", "renormalised", "free"], [False, True], [1.0, 0.037, 21.0], range(3))
     for number, (decoder, pre_bias, scale, seed) in enumerate(choices):
         trained = trained_sae(architecture, seed, decoder=decoder, pre_bias=pre_bias)
-        case = tmp_path / str(number)
+        case = new_folder / str(number)
         case.mkdir()
         save_sae(trained, case, {}, scale=scale)
         loaded = load_sae(case)
@@ -109,7 +109,9 @@ def test_a_topk_without_relu_keeps_its_negative_codes_and_has_a_name_that_saelen
     assert (trained.encode(inputs()) < 0).any()
     save_sae(trained, tmp_path, {})
     assert json.loads((tmp_path / "cfg.json").read_text())["architecture"] == "topk_signed"
-    _assert_same(load_sae(tmp_path), trained, inputs())
+    loaded = load_sae(tmp_path)
+    assert isinstance(loaded, TopKSAE) and loaded.k == D_SAE // 2 and not loaded.options.topk_relu
+    _assert_same(loaded, trained, inputs())
 
 
 def test_the_package_loads_a_run_by_its_folder(sae, folder):
@@ -117,9 +119,9 @@ def test_the_package_loads_a_run_by_its_folder(sae, folder):
     assert torch.equal(saeworks.load_run(str(folder)).encode(x), sae.encode(x))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_saving_again_what_was_loaded_changes_nothing(architecture, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
+@each("architecture", ARCHITECTURES)
+def test_saving_again_what_was_loaded_changes_nothing(architecture, new_folder):
+    first, second = new_folder / "first", new_folder / "second"
     for new in (first, second):
         new.mkdir()
     save_sae(trained_sae(architecture), first, {})
@@ -159,8 +161,8 @@ def test_the_files_are_laid_out_as_saelens_expects(folder):
     }
 
 
-@pytest.mark.parametrize(
-    ("architecture", "saved", "names"),
+@each(
+    "architecture, saved, names",
     [
         ("relu", "standard", {"b_enc"}),
         ("topk", "topk", {"b_enc"}),
@@ -170,14 +172,14 @@ def test_the_files_are_laid_out_as_saelens_expects(folder):
         ("jumprelu", "jumprelu", {"b_enc", "threshold"}),
     ],
 )
-def test_each_architecture_has_saelens_name_and_tensors(architecture, saved, names, tmp_path):
-    save_sae(trained_sae(architecture, pre_bias=True), tmp_path, {"hook_name": "blocks.0.attn.hook_z"})
-    config = json.loads((tmp_path / "cfg.json").read_text())
+def test_each_architecture_has_saelens_name_and_tensors(architecture, saved, names, new_folder):
+    save_sae(trained_sae(architecture, pre_bias=True), new_folder, {"hook_name": "blocks.0.attn.hook_z"})
+    config = json.loads((new_folder / "cfg.json").read_text())
     assert config["architecture"] == saved
     assert config["apply_b_dec_to_input"] is True and config["reshape_activations"] == "hook_z"
     assert config.get("k") == (K if saved == "topk" else None)
     assert config.get("rescale_acts_by_decoder_norm") == (False if saved == "topk" else None)
-    weights = load_file(tmp_path / "sae_weights.safetensors")
+    weights = load_file(new_folder / "sae_weights.safetensors")
     assert weights.keys() == {"W_enc", "W_dec", "b_dec", *names}
     assert all(weights[name].shape == (D_SAE,) for name in names)
 
@@ -278,15 +280,13 @@ def test_truncated_weights_are_one_sentence(folder, keep):
     assert "sae_weights.safetensors cannot be read" in _sentence(folder)
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"), [('{"architecture": "standard", ', "is not valid JSON"), ("[]", "holds no configuration")]
-)
+@each("text, sentence", [('{"architecture": "standard", ', "is not valid JSON"), ("[]", "holds no configuration")])
 def test_a_damaged_config_is_one_sentence(folder, text, sentence):
     (folder / "cfg.json").write_text(text)
     assert sentence in _sentence(folder)
 
 
-@pytest.mark.parametrize(
+@each(
     "changes",
     [
         {"architecture": "matching_pursuit"},
@@ -298,9 +298,10 @@ def test_a_damaged_config_is_one_sentence(folder, text, sentence):
         {"finetuning_scaling_factor": True},
     ],
 )
-def test_another_computation_is_refused_instead_of_computed_wrongly(folder, changes):
-    _edit(folder, **changes)
-    message = _sentence(folder)
+def test_another_computation_is_refused_instead_of_computed_wrongly(sae, new_folder, changes):
+    save_sae(sae, new_folder, _METADATA)
+    _edit(new_folder, **changes)
+    message = _sentence(new_folder)
     assert "cfg.json" in message and "does not load" in message
     assert repr(next(iter(changes.values()))) in message
 
@@ -333,19 +334,19 @@ def test_weights_that_do_not_fit_the_config_are_named(tmp_path, name, damage):
 # going on with a saved SAE
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_run_continues_the_sae_that_was_saved(architecture, tmp_path):
+@each("architecture", ARCHITECTURES)
+def test_a_run_continues_the_sae_that_was_saved(architecture, new_folder):
     trained = trained_sae(architecture, decoder="normalised", pre_bias=True)
-    save_sae(trained, tmp_path, {}, scale=2.0)
+    save_sae(trained, new_folder, {}, scale=2.0)
     new = trained_sae(architecture, seed=5, decoder="normalised", pre_bias=True)
-    load_into(new, tmp_path)
+    load_into(new, new_folder)
     _assert_same(new, trained, inputs() / 2, 2.0)
     if isinstance(new, BatchTopKSAE):
         torch.testing.assert_close(new.threshold, trained.threshold / 2)
 
 
-@pytest.mark.parametrize(
-    ("other", "words"),
+@each(
+    "other, words",
     [
         (lambda: trained_sae("topk"), "relu SAE of 24 features on 8 inputs, but the run continues a topk SAE"),
         (lambda: ReluSAE(D_IN, D_SAE + 1), "SAE of 25 on 8"),
@@ -356,9 +357,3 @@ def test_a_run_continues_the_sae_that_was_saved(architecture, tmp_path):
 def test_a_run_does_not_continue_an_sae_that_it_does_not_fit(folder, other, words):
     with pytest.raises(UserError, match=words):
         load_into(other(), folder)
-
-
-def test_signed_topk_is_an_sae_with_k(tmp_path):
-    save_sae(trained_sae("topk", topk_relu=False), tmp_path, {})
-    loaded = load_sae(tmp_path)
-    assert isinstance(loaded, TopKSAE) and loaded.k == K and not loaded.options.topk_relu

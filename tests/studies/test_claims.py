@@ -498,10 +498,11 @@ def test_markdown_has_the_tested_in_a_table_and_the_others_by_reason(tables):
     edit(tables, "geometry", lambda t: t[t["comparison"] != "cross_seed"])
     found = all_claims(tables)
     table, others = verdicts.markdown(found).split("\n\nCannot be tested, and why:\n\n")
-    lines = table.split("\n")
+    said, _, *lines = table.split("\n")
+    assert said == f"Model: toy. Hook point: {HOOK}."
     assert lines[:2] == [
-        "| claim | published | source | ours [interval] | test | model | verdict |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| claim | published | source | ours [interval] | test | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     assert len(lines) - 2 == (found["verdict"] != UNTESTED).sum() == 22
     assert lines[2].startswith(
@@ -515,7 +516,7 @@ def test_markdown_has_the_tested_in_a_table_and_the_others_by_reason(tables):
 def test_markdown_names_the_hook_point_where_there_are_several(make_tables):
     tables = make_tables(hook_points=("blocks.2.hook_resid_pre", HOOK), seeds=(0,))
     text = verdicts.markdown(all_claims(tables))
-    assert text.startswith("| hook point | claim |")
+    assert text.startswith("Model: toy.\n\n| hook point | claim |")
     assert f"\n| {HOOK} | CE increase of e2e over local" in text
     assert f"\n* {HOOK}, *no two runs differ in their seed only*: " in text
 

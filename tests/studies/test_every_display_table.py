@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from tests.each import each
 from tests.studies.made_up import every_table
 from tests.studies.shown import csv_rows, html_rows, rows, tex_rows
 
@@ -40,77 +41,79 @@ def test_there_are_some():
     assert {"selection_table", "norm_table", "agreement_table", "wall_clock", "errors_table"} <= set(TABLES)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_html_latex_and_csv_hold_the_same_cells(made_up, tmp_path, name):
-    figure(name, "{}", str(made_up), str(tmp_path / name))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.csv", f"{name}.html", f"{name}.tex"]
+@each("name", TABLES)
+def test_html_latex_and_csv_hold_the_same_cells(made_up, new_folder, name):
+    figure(name, "{}", str(made_up), str(new_folder / name))
+    assert sorted(path.name for path in new_folder.iterdir()) == [f"{name}.csv", f"{name}.html", f"{name}.tex"]
     table = display(name, made_up)
     wanted = rows(table)
-    head, *body = csv_rows(tmp_path / f"{name}.csv")
+    head, *body = csv_rows(new_folder / f"{name}.csv")
     assert body == wanted and head == [*table.cells.index.names, *table.cells.columns]
-    page = (tmp_path / f"{name}.html").read_text()
+    page = (new_folder / f"{name}.html").read_text()
     assert html_rows(page) == wanted
     labels = table.cells.index.nlevels
     above = [""] * labels
-    for line, found in zip(wanted, tex_rows((tmp_path / f"{name}.tex").read_text()), strict=True):
+    for line, found in zip(wanted, tex_rows((new_folder / f"{name}.tex").read_text()), strict=True):
         repeated = next(i for i in range(labels + 1) if i == labels - 1 or line[i] != above[i])  # the last label is always said
         above = line[:labels]
         assert found == [*[""] * repeated, *map(_tex, line[repeated:])]
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_page_is_read_on_its_own_and_equal_every_time(made_up, tmp_path, name):
+@each("name", TABLES)
+def test_a_page_is_read_on_its_own_and_equal_every_time(made_up, new_folder, name):
     for folder in ("first", "second"):
-        figure(name, "{}", str(made_up), str(tmp_path / folder / name))
-    for path in (tmp_path / "first").iterdir():
-        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
-    page = (tmp_path / "first" / f"{name}.html").read_text()
+        figure(name, "{}", str(made_up), str(new_folder / folder / name))
+    for path in (new_folder / "first").iterdir():
+        assert path.read_bytes() == (new_folder / "second" / path.name).read_bytes()
+    page = (new_folder / "first" / f"{name}.html").read_text()
     assert "http" not in page and "<script" not in page and "<link" not in page
     said = BeautifulSoup(page, "html.parser").find("figcaption").get_text()
     assert said.startswith(f"{figures()[name][1].label}. {caption(name)}")
-    assert page.count(fragment(tmp_path / "first" / f"{name}.html")) == 1
+    assert page.count(fragment(new_folder / "first" / f"{name}.html")) == 1
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_published_values_are_marked(made_up, tmp_path, name):
-    figure(name, "{}", str(made_up), str(tmp_path / name))
-    lines = BeautifulSoup((tmp_path / f"{name}.html").read_text(), "html.parser").select("tbody tr")
+@each("name", TABLES)
+def test_published_values_are_marked(made_up, new_folder, name):
+    figure(name, "{}", str(made_up), str(new_folder / name))
+    lines = BeautifulSoup((new_folder / f"{name}.html").read_text(), "html.parser").select("tbody tr")
     wanted = [any(label.startswith(PAPERS) for label in row) for row in rows(display(name, made_up))]
     assert any(wanted) and not all(wanted)
     for line, published in zip(lines, wanted, strict=True):
         assert all(("published" in cell["class"]) == published for cell in line.select("td"))
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_without_rows_it_says_why_beside_the_published_values(tmp_path, made_up, name):
+@each("name", TABLES)
+def test_without_rows_it_says_why_beside_the_published_values(new_folder, made_up, name):
     for study in studies().values():
         for table, declared in study.tables.items():
-            pd.DataFrame(columns=list(declared.columns)).to_parquet(tmp_path / f"{table}.parquet")
-    empty, usual = display(name, tmp_path), display(name, made_up)
+            pd.DataFrame(columns=list(declared.columns)).to_parquet(new_folder / f"{table}.parquet")
+    empty, usual = display(name, new_folder), display(name, made_up)
     assert re.search(r"\b(No|no|not)\b", " ".join(empty.notes)) and not usual.notes
     assert rows(empty) == [row for row in rows(usual) if any(label.startswith(PAPERS) for label in row)] != []
-    empty.write(tmp_path / name, "Label", "Caption.", ("html", "tex"))
-    assert empty.notes[0] in (tmp_path / f"{name}.html").read_text() and empty.notes[0] in (tmp_path / f"{name}.tex").read_text()
+    empty.write(new_folder / name, "Label", "Caption.", ("html", "tex"))
+    assert (
+        empty.notes[0] in (new_folder / f"{name}.html").read_text() and empty.notes[0] in (new_folder / f"{name}.tex").read_text()
+    )
 
 
-@pytest.mark.parametrize("name", TABLES)
+@each("name", TABLES)
 def test_every_setting_changes_the_cells(made_up, name):
     for key in figures()[name][1].model_fields:
         assert rows(display(name, made_up, **{key: _OTHER.get(key, 4)})) != rows(display(name, made_up)), key
 
 
-@pytest.mark.parametrize("name", TABLES)
+@each("name", TABLES)
 def test_a_caption_is_plain_text_of_a_few_sentences(name):
     said = caption(name)
     assert not re.search(r"[`*|]|_\b", said) and 1 <= len(re.findall(r"\.(?= [A-Z]|$)", said.replace("et al. ", ""))) <= 4
 
 
-@pytest.mark.parametrize("prose", [False, True])
-def test_characters_that_mean_something_in_html_or_latex_are_themselves(tmp_path, prose):
+@each("prose", [False, True])
+def test_characters_that_mean_something_in_html_or_latex_are_themselves(new_folder, prose):
     cells = frame([(NASTY, "a", NASTY, "1"), ("−λ × Δ∅", "b", "≈ 2 [−1, 3]", "–")], ("where", "SAE"), (NASTY, "n"))
-    DisplayTable(cells, (NASTY,), prose).write(tmp_path / "t", f"Table 9: {NASTY}", NASTY, ("html", "tex", "csv"))
-    page, text = (tmp_path / "t.html").read_text(), (tmp_path / "t.tex").read_text()
-    assert html_rows(page) == cells.reset_index().to_numpy().tolist() == csv_rows(tmp_path / "t.csv")[1:]
+    DisplayTable(cells, (NASTY,), prose).write(new_folder / "t", f"Table 9: {NASTY}", NASTY, ("html", "tex", "csv"))
+    page, text = (new_folder / "t.html").read_text(), (new_folder / "t.tex").read_text()
+    assert html_rows(page) == cells.reset_index().to_numpy().tolist() == csv_rows(new_folder / "t.csv")[1:]
     soup = BeautifulSoup(page, "html.parser")
     assert soup.title.get_text() == f"Table 9: {NASTY}" and soup.find("b") is None
     assert soup.find("figcaption").get_text() == f"Table 9: {NASTY}. {NASTY} {NASTY}"
@@ -140,7 +143,7 @@ def test_latex_compiles_and_with_one_architecture_fits_a_page_5_5_inches_wide(tm
     assert "Overfull" not in done.stdout
 
 
-@pytest.mark.parametrize(("value", "decimals", "text"), [(1234.5, 1, "1,234.5"), (float("nan"), 2, "–"), (-0.753, 2, "-0.75")])
+@each("value, decimals, text", [(1234.5, 1, "1,234.5"), (float("nan"), 2, "–"), (-0.753, 2, "-0.75")])
 def test_numbers(value, decimals, text):
     assert number(value, decimals) == text
 

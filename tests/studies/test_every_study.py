@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.each import each
 
 import saeworks.studies
 from saeworks.config.experiment import Experiment
@@ -22,7 +23,7 @@ HELD_OUT = [name for name, study in studies().items() if study.settings and "n_t
 FOLDER = Path(saeworks.studies.__file__).parent
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@each("name", MEASURED)
 def test_its_tables_have_rows_and_the_columns_that_it_declares(experiment, name):
     study = studies()[name]
     for table, declared in study.tables.items():
@@ -35,22 +36,22 @@ def test_its_tables_have_rows_and_the_columns_that_it_declares(experiment, name)
             assert set(found[study.scope]) == set(experiment.places(study))
 
 
-@pytest.mark.parametrize("name", [name for name in MEASURED if not studies()[name].wall_clock])
-def test_measured_again_it_gives_equal_bytes(experiment, tmp_path, name):
+@each("name", [name for name in MEASURED if not studies()[name].wall_clock])
+def test_measured_again_it_gives_equal_bytes(experiment, new_folder, name):
     study = studies()[name]
     at = experiment.places(study)[0]
-    experiment.measure(study, at, tmp_path)
-    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(study.tables)
-    for path in tmp_path.iterdir():
+    experiment.measure(study, at, new_folder)
+    assert sorted(path.stem for path in new_folder.iterdir()) == sorted(study.tables)
+    for path in new_folder.iterdir():
         assert path.read_bytes() == (experiment.root / "parts" / name / at / path.name).read_bytes()
 
 
-@pytest.mark.parametrize("name", HELD_OUT)
-def test_it_uses_as_many_held_out_tokens_as_asked_for_and_there_are(experiment, tmp_path, name):
+@each("name", HELD_OUT)
+def test_it_uses_as_many_held_out_tokens_as_asked_for_and_there_are(experiment, new_folder, name):
     study = studies()[name]
     with pytest.raises(UserError, match=f"`studies.{name}.n_tokens` asks for 12,000 tokens, but the corpus holds out 120"):
-        experiment.measure(study, experiment.places(study)[0], tmp_path, n_tokens=12_000)
-    assert not list(tmp_path.iterdir())
+        experiment.measure(study, experiment.places(study)[0], new_folder, n_tokens=12_000)
+    assert not list(new_folder.iterdir())
 
 
 def test_what_each_declares_is_there():
@@ -156,8 +157,8 @@ print(*claims(Path("results/x/tables"), ["counts"])[["claim", "verdict", "ours"]
     assert (tmp_path / "out" / "counts.png").exists() and (tmp_path / "out" / "counts.svg").exists()
 
 
-@pytest.mark.parametrize(
-    ("call", "sentence"),
+@each(
+    "call, sentence",
     [
         ({"study": "geometri"}, "there is no study 'geometri' that measures (did you mean 'geometry'?); there are runs, "),
         ({"study": "sweeps"}, "there is no study 'sweeps' that measures; there are runs, "),
@@ -167,9 +168,9 @@ print(*claims(Path("results/x/tables"), ["counts"])[["claim", "verdict", "ours"]
         ),
     ],
 )
-def test_a_wrong_study_or_setting_is_one_sentence(tmp_path, call, sentence):
+def test_a_wrong_study_or_setting_is_one_sentence(new_folder, call, sentence):
     with pytest.raises(UserError) as caught:
-        given = {"spec": "{}", "experiment": "x", "out": str(tmp_path)} | call
+        given = {"spec": "{}", "experiment": "x", "out": str(new_folder)} | call
         measure(given.pop("study"), **given)
     assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
 

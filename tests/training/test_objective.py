@@ -327,7 +327,7 @@ _CASES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@each("objective", OBJECTIVES)
 def test_terms_total_and_gradients_equal_the_literal_formula(model, objective):
     cases = {name: case[1:] for name, case in _CASES.items() if case[0] == objective}
     assert cases
@@ -540,8 +540,8 @@ def test_a_downstream_hook_point_that_does_not_exist_is_one_sentence(model):
         downstream_hook_points(spec, Site.parse(spec.hook_point, model.arch), model.arch)
 
 
-@pytest.mark.parametrize(
-    ("settings", "tolerance"),
+@each(
+    "settings, tolerance",
     [
         ({"architecture": "relu"}, 0.03),
         ({"architecture": "topk", "multi_topk": True, "dead_features": "auxk"}, 0.12),
@@ -549,7 +549,6 @@ def test_a_downstream_hook_point_that_does_not_exist_is_one_sentence(model):
         ({"architecture": "matryoshka_batch_topk"}, 0.12),
         ({"architecture": "gated"}, 0.03),
     ],
-    ids=lambda value: value.get("architecture") if isinstance(value, dict) else "",
 )
 def test_bf16_products_change_loss_and_gradients_by_rounding_only(settings, tolerance):
     """Selections may differ at the threshold, hence the tolerance on the gradient as a whole."""

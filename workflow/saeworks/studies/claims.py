@@ -104,11 +104,16 @@ def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
 def display(table: pd.DataFrame, columns: list[str] | None = None) -> DisplayTable:
     """`claims` as people read them: by claim, and by hook point where there are several, `columns` or all that hold something."""
     shown = readable(table)
-    once = [name for name in ("model", "hook point") if shown[name].nunique() == 1]
-    said = [f"{name[0].upper()}{name[1:]}: {shown[name].iloc[0]}." for name in once]
+    once = _once(shown)
     levels = [*({"hook point"} - set(once)), "claim"]
     held = [name for name in shown.columns if name not in (*levels, *once) and (shown[name] != "").any()]
-    return DisplayTable(shown.set_index(levels)[columns or held], (summary(table), *said), prose=True)
+    return DisplayTable(shown.set_index(levels)[columns or held], (summary(table), *once.values()), prose=True)
+
+
+def _once(shown: pd.DataFrame) -> dict[str, str]:
+    """What all claims have in common, as sentences: model and hook point, where there is one."""
+    names = [name for name in ("model", "hook point") if shown[name].nunique() == 1]
+    return {name: f"{name[0].upper()}{name[1:]}: {shown[name].iloc[0]}." for name in names}
 
 
 def _with_interval(row: pd.Series, digits: int) -> str:
@@ -123,9 +128,9 @@ def _with_interval(row: pd.Series, digits: int) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """`claims` in Markdown: a table of those that could be tested, and under it a list of the others by the reason why not.
+    """`claims` in Markdown: model and hook point, a table of the claims that could be tested, and a list of the others by the reason.
 
-    Columns of the table: claim, published value, source, ours, test, model and verdict; the hook point where there are several.
+    Columns of the table: claim, published value, source, ours, test and verdict; the hook point where there are several.
     """
     shown = readable(table)
     several = shown["hook point"].nunique() > 1
@@ -136,7 +141,6 @@ def markdown(table: pd.DataFrame) -> str:
         "source",
         "ours [interval]",
         "test",
-        "model",
         "verdict",
     ]
     tested = shown[shown["verdict"] != UNTESTED]
@@ -144,7 +148,9 @@ def markdown(table: pd.DataFrame) -> str:
     text = "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines)
     others = shown[shown["verdict"] == UNTESTED].groupby(["hook point", "note"], sort=False)["claim"]
     reasons = [f"* {f'{hook}, ' if several else ''}*{why}*: {'; '.join(claims)}." for (hook, why), claims in others]
-    return "\n".join([text, *(["\nCannot be tested, and why:\n"] if reasons else []), *reasons])
+    return "\n".join(
+        [" ".join(_once(shown).values()), "", text, *(["\nCannot be tested, and why:\n"] if reasons else []), *reasons]
+    )
 
 
 def print_claims(experiment: list[str], /) -> None:

@@ -51,7 +51,8 @@ def measure(place: Place, config: ErrorsConfig) -> Iterator[dict[str, pd.DataFra
     saes = {run: place.sae(run) for run in runs.index}
     rows = place.held_out(config.n_tokens, "studies.errors.n_tokens")
     names = {run: _interventions(config, run in chosen) for run in saes}
-    study = HookPoint(place.model, place.site, rows, config)
+    further = place.held_out(None, "")[len(rows) : config.draw_tokens]
+    study = HookPoint(place.model, place.site, rows, config, further)
     yield from study.tables(saes, names, _other_seeds(runs), chosen, place.tokenizer)
 
 
@@ -132,15 +133,23 @@ class Batch:
 
 
 class HookPoint:
-    """The study of one hook point.
+    """The study of one hook point, on `rows`; many directions are tried on `further` ones too, if more tokens are wanted.
 
     Raises:
         UserError: there are too few held-out tokens, or the vocabulary is too large for the memory allowed.
     """
 
     @torch.no_grad()
-    def __init__(self, model: Decoder | BridgeModel, site: Site, rows: Int[np.ndarray, "rows pos"], config: ErrorsConfig) -> None:
-        self.model, self.site, self.rows, self.config = model, site, rows, config
+    def __init__(
+        self,
+        model: Decoder | BridgeModel,
+        site: Site,
+        rows: Int[np.ndarray, "rows pos"],
+        config: ErrorsConfig,
+        further: Int[np.ndarray, "further pos"] | None = None,
+    ) -> None:
+        self.model, self.site, self.config = model, site, config
+        self.rows = rows if further is None else np.concatenate([rows, further])
         self.n_rows, self.n_positions = rows.shape
         if self.n_rows * (self.n_positions - 1) < 4:
             raise UserError(
@@ -159,8 +168,8 @@ class HookPoint:
         self.draw_at = min(config.draw_position, self.n_positions // 2)
 
     def batches(self, n_rows: int | None = None) -> Iterator[Batch]:
-        """The first rows, with the pass without an intervention."""
-        n_rows = min(n_rows or self.n_rows, self.n_rows)
+        """The first rows, with the pass without an intervention; those of the frame unless `n_rows` says how many."""
+        n_rows = min(n_rows or self.n_rows, len(self.rows))
         for start in range(0, n_rows, self.at_once):
             index = range(start, min(start + self.at_once, n_rows))
             tokens = torch.from_numpy(self.rows[index.start : index.stop].astype(np.int64)).to(self.model.device)
@@ -335,17 +344,17 @@ class HookPoint:
 
     def _check_draws(self, n_runs: int) -> None:
         needed = (
-            64 * n_runs * self.config.n_draws * min(self.config.draw_tokens, self.n_rows)
+            64 * n_runs * self.config.n_draws * min(self.config.draw_tokens, len(self.rows))
         )  # bytes, strings of a frame included
         if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
             raise UserError(
-                f"{self.config.n_draws:,} draws for each of {min(self.config.draw_tokens, self.n_rows):,} tokens and {n_runs} runs take "
+                f"{self.config.n_draws:,} draws for each of {min(self.config.draw_tokens, len(self.rows)):,} tokens and {n_runs} runs take "
                 f"{human_bytes(needed)}, and this machine has {human_bytes(there)}; lower `studies.errors.n_draws` or `draw_tokens`."
             )
 
     def _draws(self, run: str, sae: SAE, tokenizer: Any) -> Iterator[dict[str, pd.DataFrame]]:
         """Rows of `errors_draws` and `errors_examples`: many ε-random vectors for one token of each of the first rows."""
-        at, wanted = self.draw_at, min(self.config.draw_tokens, self.n_rows)
+        at, wanted = self.draw_at, min(self.config.draw_tokens, len(self.rows))
         here = slice(at, at + 1)
         records, ends = [], []
         for batch in self.batches(wanted) if wanted else ():
@@ -404,7 +413,7 @@ class HookPoint:
 
     def _vocabulary(self, tokenizer: Any) -> pd.DataFrame:
         """Rows of `errors_vocabulary`: what the tokens of the rows are, and how often they occur."""
-        token, count = np.unique(self.rows, return_counts=True)
+        token, count = np.unique(self.rows[: self.n_rows], return_counts=True)
         texts = [tokenizer.decode([index]) for index in token.tolist()]
         return pd.DataFrame({"token": token.astype(np.int32), "text": texts, "count": count})
 
@@ -412,7 +421,7 @@ class HookPoint:
         """Rows of `errors_sweep`: errors and random vectors of fixed lengths, and noise at fixed cosines; means over each row."""
         config, mean_norm = self.config, self.around.mean_norm
         parts = defaultdict(list)
-        for batch in self.batches(config.sweep_rows):
+        for batch in self.batches(min(config.sweep_rows, self.n_rows)):
             clean, draws = self.clean(batch), Draws("", batch.index, self.n_positions, batch.x)
             around = Tokens(batch.x, batch.x, self.around, draws)
             one, two = around.real("length real_mixture", 2)

@@ -73,7 +73,9 @@ class ErrorsConfig(Frozen):
     draw_position: NonNegativeInt = Field(
         48, description="Position at which many random directions are tried; at most the middle of a row."
     )
-    draw_tokens: NonNegativeInt = Field(60, description="Rows in which they are tried, as far as there are.")
+    draw_tokens: NonNegativeInt = Field(
+        60, description="Held-out rows in which they are tried, whatever `n_tokens`, as far as there are."
+    )
     n_draws: Annotated[int, Field(ge=2)] = Field(500, description="Random directions for each of these tokens.")
     sweep_rows: PositiveInt = Field(16, description="Rows of the sweeps over length and cosine, as far as there are.")
     lengths: Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
