@@ -410,7 +410,7 @@ def with_errors(folder: Path, n_rows: int = 6, n_positions: int = 12) -> Path:
     row, position = (v.ravel() for v in np.indices((n_rows, n_positions)))
     token = rng.integers(20, size=row.size)
     hard = rng.lognormal(0, 0.6, row.size)  # some tokens are hard at every hook point
-    size = dict(zip(INTERVENTIONS, np.geomspace(0.3, 0.03, len(INTERVENTIONS)), strict=True))
+    size = dict(zip(INTERVENTIONS, np.geomspace(0.3, 0.03, len(INTERVENTIONS)), strict=True)) | {"random": 0.1}
     frames, single, draws, examples, sweep = [], [], [], [], []
     for run in runs.itertuples():
         of_sae = {"local": 2.0}.get(run.objective, 0.3)

@@ -25,7 +25,7 @@ _SOME = 0.1  # share of tokens
 _LEAST_TOKENS = 20
 _WEAK = 0.1  # correlation
 _KL = ("sae", "norm_corrected", "norm_only", "random", "cosine_sae_norm", "cosine_true_norm", "gaussian_mixture", "real_mixture")
-_LOCAL, _E2E, _E2E_DS = (ERRORS_KL[name] for name in ("local (Bloom)", "e2e (Braun et al.)", "e2e+ds (Braun)"))
+_LOCAL, _E2E, _E2E_DS = (ERRORS_KL[name] for name in ("local (Bloom)", "e2e (Braun)", "e2e+ds (Braun)"))
 
 Test = Callable[[float, float, float], bool]
 

@@ -31,12 +31,20 @@ def draw(tables: Path, config: ErrorsCorrelatesFigure) -> Figure:
     own = own.dropna(axis=1, how="all")
     names = [{**OWN, "others": "gap at other\nhook points"}[column] for column in own.columns]
     present = kinds(runs)
+    looks = {
+        kind: {
+            "facecolor": colour(config, kind[0]),
+            "hatch": "////" if any(other[0] == kind[0] for other in present[:i]) else None,
+            "edgecolor": "white",
+            "linewidth": 0,
+        }
+        for i, kind in enumerate(present)
+    }
     for i, kind in enumerate(present):
         of_kind = runs.loc[(runs["objective"] == kind[0]) & (runs["architecture"] == kind[1]), "run"]
         width = 0.8 / len(present)
         at = np.arange(len(names)) + (i + 0.5) * width - 0.4
-        hatch = "////" if any(other[0] == kind[0] for other in present[:i]) else None
-        bars.barh(at, own.loc[of_kind].mean(), width, color=colour(config, kind[0]), hatch=hatch, edgecolor="white", linewidth=0)
+        bars.barh(at, own.loc[of_kind].mean(), width, **looks[kind])
     bars.set_yticks(range(len(names)), names, fontsize=6.5)
     bars.invert_yaxis()
     bars.axvline(0, color="black", linewidth=0.6)
@@ -48,8 +56,8 @@ def draw(tables: Path, config: ErrorsCorrelatesFigure) -> Figure:
     square.set_yticks(range(len(runs)), labels, fontsize=size)
     for label, run in zip([*square.get_xticklabels(), *square.get_yticklabels()], [*runs["objective"]] * 2, strict=True):
         label.set_color(colour(config, run))
-    square.set_title("gap of one SAE with that of another, by layer", fontsize=6.5)
+    square.set_title("gap against gap,\nby layer", fontsize=6.5)
     square.grid(False)
     figure.colorbar(image, ax=square, shrink=0.8)
-    legend(figure, [Patch(color=colour(config, kind[0]), label=kind_name(*kind, runs)) for kind in present])
+    legend(figure, [Patch(**look, label=kind_name(*kind, runs)) for kind, look in looks.items()])
     return figure

@@ -24,7 +24,7 @@ def draw(tables: Path, config: ErrorsDecayFigure) -> Figure:
     frame = tokens_of(tables, runs, ["offset", *(f"kl_{name}" for name in _SHOWN)], table="errors_single")
     names = measured(frame, _SHOWN)
     means = frame.groupby(["run", "offset"])[[f"kl_{name}" for name in names]].mean()
-    figure, placed = kind_panels(config, runs, "Positions after it", "KL (nats)")
+    figure, placed = kind_panels(config, runs, "Offset", "KL (nats)")
     for (hook_point, *kind), panel in placed.items():
         here = means.loc[of_kind(runs, hook_point, *kind)["run"].iloc[0]]
         for name in names:

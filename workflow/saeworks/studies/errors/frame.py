@@ -57,9 +57,9 @@ def run_ratio(frame: pd.DataFrame, run: str, above: str, below: str) -> tuple[fl
 
 def seed_ratio(frame: pd.DataFrame, runs: pd.DataFrame, run: str, above: str, below: str) -> tuple[float, float, float, int]:
     """Geometric mean of `run_ratio` over the seeds of a run, with Student's interval over them, and how many they are."""
-    settings = runs.set_index("run")["settings"]
-    same = [other for other in settings.index if settings[other] == settings[run]]
-    values = np.array([run_ratio(frame, other, above, below)[0] for other in same])
+    this = runs[runs["run"] == run].iloc[0]
+    same = runs[(runs["settings"] == this["settings"]) & (runs["hook_point"] == this["hook_point"])]
+    values = np.array([run_ratio(frame, other, above, below)[0] for other in same["run"]])
     values = values[np.isfinite(values) & (values > 0)]
     return *seed_interval(values, RESAMPLING), len(values)
 
