@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,8 @@ from ..place import Place
 from .interventions import MAKE, Draws, Surroundings, Tokens, at_cosine, at_distance, norm
 from .settings import INTERVENTIONS, OF_EVERY_RUN, ErrorsConfig
 
-_LOGIT_ROWS = 128  # tokens whose perturbed logits are held at once
+_LOGIT_ROWS = {"cpu": 64, "cuda": 2048}  # tokens whose logits are held at once, at most: what fits into a cache, what fills a GPU
+_LOGIT_COPIES = 5  # of these, with what is computed from them
 _FORWARD_TOKENS = 4096  # that run through the model at once, at most
 _VECTORS = 256  # tried at one position at once
 _POOL = 4096  # activations of other tokens that are kept at hand
@@ -71,49 +72,46 @@ def _other_seeds(runs: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-@dataclass
-class Clean:
-    """The model's own predictions of a batch, in float32 or wider: what perturbed ones are compared with."""
+def log_probabilities(model: Decoder | BridgeModel, last: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens vocabulary"]:
+    """Predictions from the residual after the last block, in float32 at least."""
+    logits = model.logits(last)
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=-1)
 
-    logits: Float[Tensor, "tokens vocabulary"]
-    targets: Int[Tensor, " tokens"]
-    p: Float[Tensor, "tokens vocabulary"] = field(init=False)
-    ce: Float[Tensor, " tokens"] = field(init=False)
 
-    def __post_init__(self) -> None:
-        log_p = self.logits.log_softmax(dim=-1)
-        self.ce = -log_p.gather(-1, self.targets[:, None])[:, 0]
-        self.p = log_p.exp_()
+def kl(
+    p: Float[Tensor, "*tokens vocabulary"], log_p: Float[Tensor, "*tokens vocabulary"], log_q: Float[Tensor, "tokens vocabulary"]
+) -> Float[Tensor, " tokens"]:
+    """KL(p ‖ q) in nats, over the whole vocabulary; zero where the two are the same. Overwrites `log_q`."""
+    return torch.sub(log_p, log_q, out=log_q).mul_(p).sum(dim=-1).clamp_(min=0)
 
 
 @torch.no_grad()
 def divergences(
-    model: Decoder | BridgeModel, clean: Clean, perturbed: Float[Tensor, "tokens d_model"]
-) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """KL(clean ‖ perturbed) and CE(perturbed) − CE(clean) of the residuals after the last block, over the whole vocabulary.
+    model: Decoder | BridgeModel,
+    clean: Float[Tensor, "tokens d_model"],
+    perturbed: Sequence[Float[Tensor, "tokens d_model"]],
+    targets: Int[Tensor, " tokens"],
+    at_once: int,
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "n tokens"], Float[Tensor, "n tokens"]]:
+    """`(CE(clean), KL(clean ‖ perturbed), CE(perturbed) − CE(clean))` of residuals after the last block; CE is that of `targets`.
 
-    With d the difference of the logits less its mean under the clean p, KL = ln Σ p eᵈ: exact for small differences, and zero where
-    there is none.
+    The logits of `at_once` tokens are held at once, and the clean ones computed once for all perturbed ones.
     """
-    kl, increase = [], []
-    for start in range(0, len(perturbed), _LOGIT_ROWS):
-        part = slice(start, start + _LOGIT_ROWS)
-        p, targets = clean.p[part], clean.targets[part, None]
-        d = model.logits(perturbed[part]).to(p.dtype).sub_(clean.logits[part])
-        d.sub_(torch.linalg.vecdot(p, d)[:, None])
-        at_target = d.gather(-1, targets)[:, 0]
-        found = torch.linalg.vecdot(p, d.expm1_()).log1p_()
-        if not found.isfinite().all():  # differences beyond the range of the exponential
-            found = _far(model, clean, perturbed, part)
-        kl.append(found.clamp_(min=0))
-        increase.append(found - at_target)
-    return torch.cat(kl), torch.cat(increase)
-
-
-def _far(model: Decoder | BridgeModel, clean: Clean, perturbed: Float[Tensor, "tokens d_model"], part: slice) -> Tensor:
-    """The same from the log-probabilities, for predictions that have little in common."""
-    log_p, log_q = (logits.double().log_softmax(dim=-1) for logits in (clean.logits[part], model.logits(perturbed[part])))
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).to(clean.p)
+    ce, divergence, increase = [], [], []
+    for start in range(0, len(clean), at_once):
+        part = slice(start, start + at_once)
+        log_p, target = log_probabilities(model, clean[part]), targets[part, None]
+        p, own = log_p.exp(), log_p.gather(-1, target)[:, 0]
+        ce.append(-own)
+        found = []
+        for last in perturbed:
+            log_q = log_probabilities(model, last[part])
+            increases = own - log_q.gather(-1, target)[:, 0]
+            found.append(torch.stack([kl(p, log_p, log_q), increases]))
+        together = torch.stack(found)
+        divergence.append(together[:, 0])
+        increase.append(together[:, 1])
+    return torch.cat(ce), torch.cat(divergence, dim=1), torch.cat(increase, dim=1)
 
 
 @dataclass
@@ -156,13 +154,13 @@ class HookPoint:
                 f"study `errors` needs 4 held-out tokens after position 0, but has {self.n_rows} rows of {self.n_positions}; raise "
                 "`corpus.eval_tokens` or `studies.errors.n_tokens`."
             )
-        of_row = 8 * self.n_positions * model.arch.d_vocab
-        if (fitting := config.logits_mb * 2**20 // of_row) == 0:
+        of_token = 4 * _LOGIT_COPIES * model.arch.d_vocab
+        if (fitting := config.logits_mb * 2**20 // of_token) == 0:
             raise UserError(
-                f"the logits and probabilities of one row of {self.n_positions} tokens over a vocabulary of {model.arch.d_vocab:,} take "
-                f"{human_bytes(of_row)}, more than `studies.errors.logits_mb` ({config.logits_mb}); raise it or shorten `corpus.context`."
+                f"the predictions of one token over a vocabulary of {model.arch.d_vocab:,} take {human_bytes(of_token)}, more than "
+                f"`studies.errors.logits_mb` ({config.logits_mb}); raise it."
             )
-        self.at_once = min(config.batch_rows, fitting)
+        self.logits_at_once = min(_LOGIT_ROWS.get(model.device.type, _LOGIT_ROWS["cuda"]), fitting)
         self.single = min(config.single_position, self.n_positions // 2)
         self.window = slice(self.single, min(self.single + config.following + 1, self.n_positions))
         self.draw_at = min(config.draw_position, self.n_positions // 2)
@@ -170,27 +168,25 @@ class HookPoint:
     def batches(self, n_rows: int | None = None) -> Iterator[Batch]:
         """The first rows, with the pass without an intervention; those of the frame unless `n_rows` says how many."""
         n_rows = min(n_rows or self.n_rows, len(self.rows))
-        for start in range(0, n_rows, self.at_once):
-            index = range(start, min(start + self.at_once, n_rows))
+        for start in range(0, n_rows, self.config.batch_rows):
+            index = range(start, min(start + self.config.batch_rows, n_rows))
             tokens = torch.from_numpy(self.rows[index.start : index.stop].astype(np.int64)).to(self.model.device)
             values = self.model.hook_values(tokens, dict.fromkeys([self.site.name, self.site.stream]))
             x, stream = values[self.site.name], values[self.site.stream]
             yield Batch(index, tokens, x, stream, self.model.continue_from(self.site, x, x, stream)[0])
 
-    def clean(self, batch: Batch, positions: slice = slice(None)) -> Clean:
-        """The predictions at these positions of a batch."""
-        logits = self.model.logits(batch.last[:, positions].flatten(0, 1))
-        return Clean(logits if logits.dtype == torch.float64 else logits.float(), batch.targets[:, positions].flatten())
-
-    def run(self, batch: Batch, replacements: Float[Tensor, "n rows pos d"], positions: slice = slice(None)) -> Iterator[Tensor]:
+    def run(
+        self, batch: Batch, replacements: Float[Tensor, "n rows pos d"], positions: slice = slice(None)
+    ) -> Float[Tensor, "n tokens d_model"]:
         """The residual after the last block with each of the replacements, at `positions` of rows that end with the last of them."""
         stop = positions.stop or self.n_positions
-        at_once = max(1, _FORWARD_TOKENS // (len(batch.x) * stop))
-        for some in replacements.split(at_once):
+        found = []
+        for some in replacements.split(max(1, _FORWARD_TOKENS // (len(batch.x) * stop))):
             n = len(some)
-            x, stream = (v[:, :stop].repeat(n, 1, 1) for v in (batch.x, batch.stream))
-            last, _ = self.model.continue_from(self.site, some[:, :, :stop].flatten(0, 1), x, stream)
-            yield from last.view(n, len(batch.x), stop, -1)[:, :, positions].flatten(1, 2)
+            around = () if self.site.is_residual else (v[:, :stop].repeat(n, 1, 1) for v in (batch.x, batch.stream))
+            last, _ = self.model.continue_from(self.site, some[:, :, :stop].flatten(0, 1), *around)
+            found.append(last.view(n, len(batch.x), stop, -1)[:, :, positions].flatten(1, 2))
+        return torch.cat(found)
 
     def run_one(self, one: Batch, vectors: Float[Tensor, "n d"], at: int) -> Float[Tensor, "n d_model"]:
         """The residual after the last block at position `at` of a row with each of the vectors there; in place of what comes before
@@ -198,7 +194,7 @@ class HookPoint:
         if not (self.site.is_residual and isinstance(self.model, Decoder)):
             parts = vectors.split(max(1, _FORWARD_TOKENS // (at + 1)))
             rows = (_put(one.x[None, :, : at + 1].repeat(len(some), 1, 1, 1), some, at) for some in parts)
-            return torch.cat([last for some in rows for last in self.run(one, some, slice(at, at + 1))])
+            return torch.cat([self.run(one, some, slice(at, at + 1))[:, 0] for some in rows])
         arch, found = self.model.arch, []
         before = KeyValueCache(arch, 1, at, one.x)
         if at:
@@ -210,15 +206,22 @@ class HookPoint:
             found.append(self.model.blocks(some[:, None], self.site.resume, arch.n_layers, cache=cache)[0][:, 0])
         return torch.cat(found)
 
+    def measured(
+        self, batch: Batch, lasts: Sequence[Float[Tensor, "tokens d_model"]], positions: slice = slice(None)
+    ) -> tuple[Float[Tensor, "rows pos"], Float[Tensor, "n rows pos"], Float[Tensor, "n rows pos"]]:
+        """`divergences` of what `run` gave; no loss at the last position of a row, which no token follows."""
+        clean, targets = batch.last[:, positions].flatten(0, 1), batch.targets[:, positions].flatten()
+        found = divergences(self.model, clean, lasts, targets, self.logits_at_once)
+        ce, divergence, increase = (value.view(*value.shape[:-1], len(batch.x), -1) for value in found)
+        if (positions.stop or self.n_positions) == self.n_positions:
+            ce[..., -1] = increase[..., -1] = torch.nan
+        return ce, divergence, increase
+
     def compare(
-        self, batch: Batch, clean: Clean, replacements: Float[Tensor, "n rows pos d"], positions: slice = slice(None)
+        self, batch: Batch, replacements: Float[Tensor, "n rows pos d"], positions: slice = slice(None)
     ) -> tuple[Float[Tensor, "n rows pos"], Float[Tensor, "n rows pos"]]:
         """KL and increase of the cross-entropy for each of the replacements."""
-        found = [divergences(self.model, clean, last) for last in self.run(batch, replacements, positions)]
-        kl, increase = (torch.stack(part).view(len(found), len(batch.x), -1) for part in zip(*found, strict=True))
-        if (positions.stop or self.n_positions) == self.n_positions:
-            increase[..., -1] = torch.nan  # no token follows
-        return kl, increase
+        return self.measured(batch, self.run(batch, replacements, positions), positions)[1:]
 
     @cached_property
     def around(self) -> Surroundings:
@@ -231,8 +234,10 @@ class HookPoint:
 
         def later() -> Iterator[Tensor]:
             nonlocal start
-            for first in range(0, self.n_rows, self.at_once):
-                tokens = torch.from_numpy(self.rows[first : first + self.at_once].astype(np.int64)).to(self.model.device)
+            for first in range(0, self.n_rows, self.config.batch_rows):
+                tokens = torch.from_numpy(self.rows[first : first + self.config.batch_rows].astype(np.int64)).to(
+                    self.model.device
+                )
                 x = self.model.hook_values(tokens, [self.site.name])[self.site.name]
                 here = origin[(origin >= start) & (origin < start + tokens.numel())] - start
                 pool.append(x.flatten(0, 1)[here.to(x.device)])
@@ -251,13 +256,17 @@ class HookPoint:
     ) -> Iterator[dict[str, pd.DataFrame]]:
         """Rows of all tables, some at a time. `names`: the interventions on each run; `other_seeds`: a run for `other_seed`."""
         self._check_draws(len(chosen))
-        pool_errors = {run: _pool_error(saes[run], self.around.pool) for run in chosen if "other_token" in names[run]}
+        pool_errors = self.errors_of_pool(saes, names)
         for batch in self.batches():
             yield from self._batch(batch, saes, names, other_seeds, chosen, pool_errors)
         for run in chosen:
             yield from self._draws(run, saes[run], tokenizer)
         yield self._sweeps({run: saes[run] for run in chosen})
         yield {"errors_vocabulary": self._vocabulary(tokenizer)}
+
+    def errors_of_pool(self, saes: dict[str, SAE], names: dict[str, list[str]]) -> dict[str, Float[Tensor, "pool d"]]:
+        """Errors on the activations of other tokens, of the runs that need them."""
+        return {run: _pool_error(sae, self.around.pool) for run, sae in saes.items() if "other_token" in names[run]}
 
     def _batch(
         self,
@@ -268,40 +277,47 @@ class HookPoint:
         chosen: list[str],
         pool_errors: dict[str, Tensor],
     ) -> Iterator[dict[str, pd.DataFrame]]:
-        clean, near = self.clean(batch), self.clean(batch, self.window)
         outputs, l0 = {}, {}
         for run, sae in saes.items():
             outputs[run], codes = sae(batch.x)
             l0[run] = (codes != 0).sum(dim=-1)
-        shared: dict[str, tuple[Tensor, Tensor]] = {}
-        single_shared: dict[str, tuple[Tensor, Tensor]] = {}
+        of_run: dict[str, Tokens] = {}
+        everywhere: dict[tuple[str, str], Tensor] = {}  # by run, or nothing where all share it, and intervention
+        alone: dict[tuple[str, str], Tensor] = {}
+        wanted: dict[str, dict[str, tuple[str, str]]] = {}
         for run in saes:
-            tokens = Tokens(
-                batch.x,
-                outputs[run],
-                self.around,
-                Draws(run, batch.index, self.n_positions, batch.x),
-                pool_errors.get(run),
-                outputs[other_seeds[run]] if run in other_seeds else None,
-            )
-            wanted = [name for name in names[run] if name != "other_seed" or run in other_seeds]
-            made = {name: MAKE[name](tokens) for name in wanted if name not in shared}
-            found = shared | self._compared(batch, clean, made)
-            shared |= {name: found[name] for name in _SHARED if name in found}
-            yield {"errors": self._frame(run, batch, clean, tokens, l0[run], {name: found[name] for name in wanted})}
+            draws = Draws(run, batch.index, self.n_positions, batch.x)
+            other = outputs[other_seeds[run]] if run in other_seeds else None
+            t = of_run[run] = Tokens(batch.x, outputs[run], self.around, draws, pool_errors.get(run), other)
+            keys = {
+                name: ("" if name in _SHARED else run, name) for name in names[run] if name != "other_seed" or other is not None
+            }
+            made = {key: MAKE[name](t) for name, key in keys.items() if key not in everywhere}
+            everywhere |= self._run_all(batch, made)
             if run in chosen:
-                patched = {
-                    name: self._only_at(batch.x, value, self.single) for name, value in made.items() if name != "after_first"
-                }
-                near_found = single_shared | self._compared(batch, near, patched, self.window)
-                single_shared |= {name: near_found[name] for name in _SHARED if name in near_found}
-                yield {"errors_single": self._single(run, batch, {n: near_found[n] for n in wanted if n in near_found})}
+                one = {key: self._only_at(batch.x, made[key], self.single) for key in made if key[1] != "after_first"}
+                alone |= self._run_all(batch, one, self.window)
+            wanted[run] = keys
+        ce, found = self._measured_all(batch, everywhere)
+        near = self._measured_all(batch, alone, self.window)[1] if alone else {}
+        for run, keys in wanted.items():
+            of_here = {name: found[key] for name, key in keys.items()}
+            yield {"errors": self._frame(run, batch, ce, of_run[run], l0[run], of_here)}
+            if run in chosen:
+                yield {"errors_single": self._single(run, batch, {name: near[key] for name, key in keys.items() if key in near})}
 
-    def _compared(
-        self, batch: Batch, clean: Clean, replacements: dict[str, Tensor], positions: slice = slice(None)
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        kl, increase = self.compare(batch, clean, torch.stack(list(replacements.values())), positions)
-        return {name: (kl[i], increase[i]) for i, name in enumerate(replacements)}
+    def _run_all(
+        self, batch: Batch, replacements: dict[tuple[str, str], Tensor], positions: slice = slice(None)
+    ) -> dict[tuple[str, str], Tensor]:
+        if not replacements:
+            return {}
+        return dict(zip(replacements, self.run(batch, torch.stack(list(replacements.values())), positions), strict=True))
+
+    def _measured_all(
+        self, batch: Batch, lasts: dict[tuple[str, str], Tensor], positions: slice = slice(None)
+    ) -> tuple[Tensor, dict[tuple[str, str], tuple[Tensor, Tensor]]]:
+        ce, divergence, increase = self.measured(batch, list(lasts.values()), positions)
+        return ce, {key: (divergence[i], increase[i]) for i, key in enumerate(lasts)}
 
     @staticmethod
     def _only_at(x: Tensor, replacement: Tensor, position: int) -> Tensor:
@@ -310,12 +326,10 @@ class HookPoint:
         return patched
 
     def _frame(
-        self, run: str, batch: Batch, clean: Clean, t: Tokens, l0: Tensor, found: dict[str, tuple[Tensor, Tensor]]
+        self, run: str, batch: Batch, ce: Tensor, t: Tokens, l0: Tensor, found: dict[str, tuple[Tensor, Tensor]]
     ) -> pd.DataFrame:
         """The rows of table `errors` of one run and batch."""
         n = self.n_positions
-        ce = clean.ce.view(len(batch.x), n).clone()
-        ce[:, -1] = torch.nan
         sizes = {"input_norm": norm(t.x), "output_norm": norm(t.output), "error": norm(t.error)}
         values = {name: value[..., 0] for name, value in sizes.items()}
         values["cosine"] = torch.nn.functional.cosine_similarity(t.x, t.output, dim=-1)
@@ -361,23 +375,24 @@ class HookPoint:
             output, _ = sae(batch.x)
             for i, row in enumerate(batch.index):
                 one = Batch(range(row, row + 1), *(v[i : i + 1] for v in (batch.tokens, batch.x, batch.stream, batch.last)))
-                clean = self.clean(one, here)
+                log_p = log_probabilities(self.model, one.last[0, here])
                 draws = Draws(run, one.index, self.config.n_draws, one.x)
                 x, distance = one.x[:, at], norm(output[i : i + 1, at] - one.x[:, at])
                 vectors = at_distance(x, draws.normal("draws")[0], distance)
                 lasts = self.run_one(one, torch.cat([output[i, at][None], vectors]), at)
-                kl, _ = divergences(self.model, _repeated(clean, len(lasts)), lasts)
-                records.append((row, rounded(kl)))
-                ends.append((one, clean, lasts[:2], kl[:2]))
+                predicted = (log_probabilities(self.model, some) for some in lasts.split(self.logits_at_once))
+                found = torch.cat([kl(log_p.exp(), log_p, log_q) for log_q in predicted])
+                records.append((row, rounded(found)))
+                ends.append((one, log_p[0], lasts[:2], found[:2]))
         draws = [
             {
                 "run": run,
                 "row": np.int32(row),
                 "position": np.int16(at),
-                "draw": np.arange(-1, len(kl) - 1, dtype=np.int32),
-                "kl": kl,
+                "draw": np.arange(-1, len(found) - 1, dtype=np.int32),
+                "kl": found,
             }
-            for row, kl in records
+            for row, found in records
         ]
         if draws:
             yield {"errors_draws": pd.concat(map(pd.DataFrame, draws), ignore_index=True)}
@@ -389,11 +404,17 @@ class HookPoint:
             yield {"errors_examples": self._example(run, tokenizer, *ends[i])}
 
     def _example(
-        self, run: str, tokenizer: Any, one: Batch, clean: Clean, lasts: Float[Tensor, "2 d_model"], kl: Float[Tensor, "2"]
+        self,
+        run: str,
+        tokenizer: Any,
+        one: Batch,
+        log_p: Tensor,
+        lasts: Float[Tensor, "2 d_model"],
+        divergence: Float[Tensor, "2"],
     ) -> pd.DataFrame:
         """The most probable next tokens of the model, with the log-probabilities that the SAE and the first draw leave them."""
-        most = clean.p[0].topk(min(self.config.n_next, clean.p.shape[1])).indices
-        log_q = self.model.logits(lasts).to(clean.p).log_softmax(dim=-1)[:, most].cpu().numpy()
+        most = log_p.topk(min(self.config.n_next, len(log_p))).indices
+        log_q = log_probabilities(self.model, lasts)[:, most].cpu().numpy()
         return pd.DataFrame(
             {
                 "run": run,
@@ -403,11 +424,11 @@ class HookPoint:
                 "rank": np.arange(len(most), dtype=np.int16),
                 "token": most.to(torch.int32).cpu().numpy(),
                 "text": [tokenizer.decode([token]) for token in most.tolist()],
-                "log_p": clean.p[0, most].log().float().cpu().numpy(),
+                "log_p": log_p[most].float().cpu().numpy(),
                 "log_sae": log_q[0].astype(np.float32),
                 "log_random": log_q[1].astype(np.float32),
-                "kl_sae": float(kl[0]),
-                "kl_random": float(kl[1]),
+                "kl_sae": float(divergence[0]),
+                "kl_random": float(divergence[1]),
             }
         )
 
@@ -422,17 +443,17 @@ class HookPoint:
         config, mean_norm = self.config, self.around.mean_norm
         parts = defaultdict(list)
         for batch in self.batches(min(config.sweep_rows, self.n_rows)):
-            clean, draws = self.clean(batch), Draws("", batch.index, self.n_positions, batch.x)
+            draws = Draws("", batch.index, self.n_positions, batch.x)
             around = Tokens(batch.x, batch.x, self.around, draws)
             one, two = around.real("length real_mixture", 2)
             directions = {("", "random"): draws.normal("length"), ("", "real_mixture"): one - two}
             directions |= {(run, "error"): sae(batch.x)[0] - batch.x for run, sae in saes.items()}
             for (run, direction), vectors in directions.items():
                 tried = [at_distance(batch.x, vectors, share * mean_norm) for share in config.lengths]
-                parts[run, "length", direction].append((config.lengths, batch.index, self._row_means(batch, clean, tried)))
+                parts[run, "length", direction].append((config.lengths, batch.index, self._row_means(batch, tried)))
             noise = draws.normal("cosine")
             tried = [at_cosine(batch.x, cosine, config.noise_norm, noise) for cosine in config.cosines]
-            parts["", "cosine", "random"].append((config.cosines, batch.index, self._row_means(batch, clean, tried)))
+            parts["", "cosine", "random"].append((config.cosines, batch.index, self._row_means(batch, tried)))
         frames = [
             pd.DataFrame(
                 {
@@ -442,20 +463,20 @@ class HookPoint:
                     "level": level,
                     "length": level * mean_norm if sweep == "length" else np.nan,
                     "row": np.arange(index.start, index.stop, dtype=np.int32),
-                    "kl": kl[i],
+                    "kl": divergence[i],
                     "ce": ce[i],
                 }
             )
             for (run, sweep, direction), found in parts.items()
-            for levels, index, (kl, ce) in found
+            for levels, index, (divergence, ce) in found
             for i, level in enumerate(levels)
         ]
         return {"errors_sweep": pd.concat(frames, ignore_index=True)}
 
-    def _row_means(self, batch: Batch, clean: Clean, replacements: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    def _row_means(self, batch: Batch, replacements: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Mean KL and CE increase after position 0 for each of the replacements and each row."""
-        kl, increase = self.compare(batch, clean, torch.stack(replacements))
-        return kl[..., 1:].double().mean(dim=-1).cpu().numpy(), increase[..., 1:-1].double().mean(dim=-1).cpu().numpy()
+        divergence, increase = self.compare(batch, torch.stack(replacements))
+        return divergence[..., 1:].double().mean(dim=-1).cpu().numpy(), increase[..., 1:-1].double().mean(dim=-1).cpu().numpy()
 
 
 def _put(rows: Float[Tensor, "n 1 pos d"], vectors: Float[Tensor, "n d"], at: int) -> Float[Tensor, "n 1 pos d"]:
@@ -466,14 +487,6 @@ def _put(rows: Float[Tensor, "n 1 pos d"], vectors: Float[Tensor, "n d"], at: in
 
 def _pool_error(sae: SAE, pool: Float[Tensor, "pool d"]) -> Float[Tensor, "pool d"]:
     return torch.cat([sae(some)[0] - some for some in pool.split(512)])
-
-
-def _repeated(clean: Clean, n: int) -> Clean:
-    """The predictions of one token, as often as there are perturbations of it."""
-    repeated = object.__new__(Clean)
-    repeated.logits, repeated.targets = clean.logits.expand(n, -1), clean.targets.expand(n)
-    repeated.p, repeated.ce = clean.p.expand(n, -1), clean.ce.expand(n)
-    return repeated
 
 
 def _of_interventions(found: dict[str, tuple[Tensor, Tensor]]) -> dict[str, np.ndarray | float]:

@@ -55,9 +55,8 @@ class ErrorsConfig(Frozen):
     )
     batch_rows: PositiveInt = Field(8, description="Rows whose activations are held at once.")
     logits_mb: PositiveInt = Field(
-        2048,
-        description="Memory for the model's logits and probabilities on one batch, in MiB; it has fewer rows where they do not "
-        "fit.",
+        1024,
+        description="Memory for the predictions of some tokens over the whole vocabulary, in MiB; fewer are held at once where they do not fit.",
     )
     interventions: Annotated[list[InterventionName], Field(min_length=1)] | None = Field(
         None,
