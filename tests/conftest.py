@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread, deterministic kernels, and the folder of real models and texts beside the repository."""
+"""Shared fixtures: one thread, and the folder of real models and texts beside the repository."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "tests/workflow/" not in item.nodeid)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _determinism() -> None:
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-
-
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # for every test: libraries that share its thread pool, as UMAP's do, set it too
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_for_what_modules_share() -> None:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib
 import inspect
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 import yaml
 
 from saeworks import cli
+from saeworks.cli import process
 from saeworks.cli.application import application, first_line
 from saeworks.cli.commands import COMMANDS, Command
 from saeworks.cli.derive import command, read_docstring
@@ -165,6 +168,8 @@ def test_every_command_shows_the_parameters_of_its_function(name, capsys):
     shown = capsys.readouterr().out
     found = getattr(importlib.import_module(f"saeworks.{module}"), function)
     for parameter in inspect.signature(found).parameters.values():
+        if parameter.name == "fingerprint":  # that of `--identity`
+            continue
         positional = parameter.kind is parameter.POSITIONAL_ONLY
         assert (f"{{{parameter.name}}}" if positional else f"--{parameter.name.replace('_', '-')} ") in shown
     for option in ("--record", "--identity"):
@@ -219,6 +224,16 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> No
         ),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 2, "saeworks: the disk is full; free some space"),
         (MemoryError("3 GiB"), 2, "saeworks: out of memory (3 GiB); lower the batch size"),
+        (
+            RuntimeError("can't allocate memory: you tried\nto"),
+            2,
+            "saeworks: out of memory (can't allocate memory: you tried to); lower",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x.npy"),
+            2,
+            "saeworks: x.npy cannot be used (Permission denied); correct",
+        ),
         (Interrupted("run a stopped at step 3; the same command continues."), 130, "saeworks: run a stopped at step 3"),
         (KeyboardInterrupt(), 130, "saeworks: interrupted"),
     ],
@@ -232,7 +247,7 @@ def test_a_fault_of_the_outside_world_is_one_sentence_and_a_status(monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("no rows\nat all"), EOFError(), PermissionError(errno.EACCES, "Permission denied", "x.npy")]
+    "error", [ZeroDivisionError("no rows\nat all"), EOFError(), FileNotFoundError(errno.ENOENT, "No such file", process.__file__)]
 )
 def test_a_fault_of_the_program_is_a_sentence_and_a_file_with_the_traceback(monkeypatch, capsys, tmp_path, error):
     _raising(monkeypatch, error)
@@ -241,8 +256,8 @@ def test_a_fault_of_the_program_is_a_sentence_and_a_file_with_the_traceback(monk
     assert cli.main(PREPARE) == 70
     (kept,) = Path("logs").iterdir()
     shown = capsys.readouterr().err
-    assert shown.startswith("saeworks: a fault of saeworks, not of your input (")
-    assert type(error).__name__ in shown and shown.endswith(f"please report it with its traceback, in {kept}.\n")
+    assert shown.startswith(f"saeworks: {type(error).__name__}")
+    assert shown.endswith(f"; this is a fault of saeworks, please report it with the log file {kept}.\n")
     assert shown.count("\n") == 1
     assert "raise error" in kept.read_text()
 
@@ -278,6 +293,7 @@ def test_a_function_is_given_the_device_that_there_is(run, monkeypatch, wanted, 
         """Compute."""
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(process, "usable", lambda device: device)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)
     assert run(["--device", wanted], stage, Command("")).values == {"device": taken}
 
@@ -290,9 +306,12 @@ _IDENTITY = json.dumps(
 def test_a_stage_that_succeeds_leaves_a_record_for_each_identity(monkeypatch, tmp_path):
     _raising(monkeypatch, None)
     paths = [str(tmp_path / "a.json"), str(tmp_path / "deep" / "b.json")]
-    assert cli.main([*PREPARE, "--record", *paths, "--identity", _IDENTITY, _IDENTITY]) == 0
-    for path in paths:
+    (tmp_path / "made.txt").write_text("made")
+    identity = json.dumps(json.loads(_IDENTITY) | {"outputs": [str(tmp_path / "made.txt")]})
+    assert cli.main([*PREPARE, "--record", *paths, "--identity", _IDENTITY, identity]) == 0
+    for path, outputs in zip(paths, [{}, {"made.txt": hashlib.sha256(b"made").hexdigest()}], strict=True):
         record = json.loads(Path(path).read_text())
+        assert record["outputs"] == outputs
         assert record["settings"] == {"b.x": 1} and set(record["definitions"]) == {"store.seeds:derive_seed"}
         assert len(record["fingerprint"]) == 16
 
@@ -303,17 +322,8 @@ def test_a_stage_that_fails_leaves_none(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stage_keeps_a_log_and_says_on_the_terminal_too_why_it_failed(monkeypatch, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "saeworks",
-        "prepare",
-        "--spec",
-        '{"source": "own", "name": "none"}',
-        "--out",
-        str(tmp_path / "out"),
-    ]
+def test_a_stage_keeps_a_log_and_says_on_the_terminal_too_why_it_failed(tmp_path):
+    command = [sys.executable, "-m", "saeworks", "gather", "fidelity", "--parts", "none", "--out", "out"]
     done = subprocess.run([*command, "--log", "deep/it.log"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (tmp_path / "deep" / "it.log").read_text().splitlines()[-1] + "\n"
@@ -345,9 +355,19 @@ def test_a_new_experiment_can_be_run_as_it_is(repository, capsys):
     experiment = parse_experiment(yaml.safe_load(path.read_text()))
     assert experiment.experiment == "mine-2"
     assert len(experiment.run_specs()) == 4
-    write_model(repository / "data" / "models" / "novels-1m")
-    jobs = planned(snakemake(repository, "-n", config=repository / path))
+    folder = repository / "data" / "models" / "novels-1m"
+    write_model(folder)
+    sizes = json.loads((folder / "config.json").read_text()) | {"n_layer": 8, "n_positions": 128}  # those of the real one
+    (folder / "config.json").write_text(json.dumps(sizes))
+    output = snakemake(repository, "-n", "--printshellcmds", "--quiet", "reason", config=repository / path)
+    jobs = planned(output)
     assert jobs["train"] == 4 and jobs["pareto"] == 1
+    commands = re.findall(r"saeworks [\w-]+ .*--log .*", output)
+    assert len(commands) >= sum(jobs.values())
+    for line in commands:  # short enough to be read where one fails
+        assert len(line) < 1200 and "{" not in line, line
+        for given in re.findall(r"@(\S+)", line):
+            assert isinstance(json.loads((repository / given).read_text()), dict)
 
 
 @each(
@@ -389,10 +409,10 @@ def tables(tmp_path, monkeypatch) -> Path:
 
     folder = tmp_path / "results" / "one" / "tables"
     folder.mkdir(parents=True)
-    runs = {"run": ["h/b", "h/a"], "objective": ["local", "e2e"], "architecture": ["relu", "topk"], "seed": [0, 1]}
+    runs = {"run": ["h/b", "i/a"], "objective": ["local", "e2e"], "architecture": ["relu", "topk"], "seed": [0, 1]}
     pd.DataFrame(runs | {"sparsity_coeff": [0.5, None], "k": pd.array([None, 8], "Int64")}).to_parquet(folder / "runs.parquet")
     rows = [
-        ("h/a", "l0", -1, "all", 8.0),
+        ("i/a", "l0", -1, "all", 8.0),
         ("h/b", "l0", -1, "all", 12.34),
         ("h/b", "l0", -1, "first", 99.0),
         ("h/b", "ce_increase", -1, "all", 0.01234),
@@ -409,9 +429,12 @@ def tables(tmp_path, monkeypatch) -> Path:
 def test_the_runs_of_an_experiment_are_shown_in_its_order(tables, capsys):
     assert cli.main(["runs", "one"]) == 0
     assert capsys.readouterr().out == (
+        "h:\n"
         "run  objective  architecture    λ  k  seed    L0  CE increase      KL  explained variance  alive\n"
-        "h/b  local      relu          0.5  –     0  12.3       0.0123  0.5000               0.900  1,024\n"
-        "h/a  e2e        topk            –  8     1   8.0            –       –                   –      –\n"
+        "b    local      relu          0.5  –     0  12.3       0.0123  0.5000               0.900  1,024\n"
+        "\ni:\n"
+        "run  objective  architecture    λ  k  seed    L0  CE increase      KL  explained variance  alive\n"
+        "a    e2e        topk            –  8     1   8.0            –       –                   –      –\n"
     )
 
 
@@ -420,7 +443,7 @@ def test_the_runs_as_csv_keep_their_digits(tables, capsys):
     heading, first, second = capsys.readouterr().out.splitlines()
     assert heading == "run,objective,architecture,λ,k,seed,L0,CE increase,KL,explained variance,alive"
     assert first == "h/b,local,relu,0.5,,0,12.34,0.01234,0.5,0.9,1024.0"
-    assert second == "h/a,e2e,topk,,8,1,8.0,,,,"
+    assert second == "i/a,e2e,topk,,8,1,8.0,,,,"
 
 
 def test_an_experiment_without_tables_says_how_to_make_them(tables, capsys):
@@ -455,10 +478,13 @@ def train(tmp_path, tiny_model, tiny_corpus):
 
 def test_several_specs_train_together_and_have_their_own_bytes(train, tmp_path):
     specs = [run_spec(name="a"), run_spec("e2e", name="b", architecture="topk")]
-    assert train(specs, fingerprint=["f1", "f2"]) == 0
-    for spec, fingerprint in zip(specs, ("f1", "f2"), strict=True):
-        assert json.loads((tmp_path / spec.name / "manifest.json").read_text())["fingerprint"] == fingerprint
-        assert train([spec], fingerprint=[fingerprint], out=[str(tmp_path / "alone")]) == 0
+    identities = [json.dumps(json.loads(_IDENTITY) | {"facts": {"run": spec.name}}) for spec in specs]
+    records = [str(tmp_path / f"{spec.name}.json") for spec in specs]
+    assert train(specs, identity=identities, record=records) == 0
+    for spec, identity, record in zip(specs, identities, records, strict=True):
+        recorded = json.loads(Path(record).read_text())["fingerprint"]
+        assert json.loads((tmp_path / spec.name / "manifest.json").read_text())["fingerprint"] == recorded
+        assert train([spec], identity=[identity], record=[record], out=[str(tmp_path / "alone")]) == 0
         for name in ("sae_weights.safetensors", "log.jsonl", "manifest.json", "cfg.json"):
             assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / spec.name / name).read_bytes()
 
@@ -466,13 +492,14 @@ def test_several_specs_train_together_and_have_their_own_bytes(train, tmp_path):
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ("out", "2 --spec need as many --out, --scratch and --fingerprint; 1, 2 and 2 are given."),
-        ("scratch", "2 --spec need as many --out, --scratch and --fingerprint; 2, 1 and 2 are given."),
-        ("fingerprint", "2 --spec need as many --out, --scratch and --fingerprint; 2, 2 and 1 are given."),
+        ("out", "2 --spec need as many --out, --scratch and --identity; 1, 2 and 2 are given."),
+        ("scratch", "2 --spec need as many --out, --scratch and --identity; 2, 1 and 2 are given."),
+        ("record", "2 --spec need as many --out, --scratch and --identity; 2, 2 and 1 are given."),
     ],
 )
 def test_as_many_folders_as_specs_are_needed(train, tmp_path, capsys, option, sentence):
-    assert train([run_spec(name="a"), run_spec(name="b")], **{option: [str(tmp_path / "one")]}) == 2
+    identity = {"identity": [_IDENTITY]} if option == "record" else {}
+    assert train([run_spec(name="a"), run_spec(name="b")], **{option: [str(tmp_path / "one")]}, **identity) == 2
     assert capsys.readouterr().err == f"saeworks: {sentence}\n"
 
 

@@ -143,7 +143,7 @@ def test_a_folder_that_is_no_run_is_one_sentence(tmp_path, content):
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
     message = _sentence(tmp_path, tmp_path)
-    assert "manifest.json" in message and ("is missing" in message or "is not that of a run" in message)
+    assert "manifest.json" in message and ("is missing" in message or "is damaged" in message)
 
 
 def test_a_missing_prepared_model_is_prepared_again_and_must_be_the_same(tmp_path, monkeypatch):

@@ -8,8 +8,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from saeworks.config.architectures import ARCHITECTURES
 from saeworks.config.corpus import SampledCorpus
-from saeworks.config.training import TOPK_FAMILY, RunSpec
+from saeworks.config.training import RunSpec
 from saeworks.lm.corpus import build_corpus
 from saeworks.lm.decoder import Architecture, Decoder
 from saeworks.store.files import sha256_file, write_json
@@ -100,7 +101,7 @@ def write_corpus(folder: Path, model: Path, train_rows: int = 30, eval_rows: int
 def run_spec(objective: str = "local", **changes: object) -> RunSpec:
     """A run of 40 steps; `changes` go to the spec or to its training settings, whichever has the key.
 
-    The TopK family gets k = 4 in the place of the sparsity coefficient.
+    Architectures whose sparsity k sets get k = 4 in the place of the sparsity coefficient.
     """
     training = {
         "d_sae": 24,
@@ -111,7 +112,7 @@ def run_spec(objective: str = "local", **changes: object) -> RunSpec:
         "checkpoint_every": 7,
         "dead_window_tokens": 200,
     }
-    sparsity = {"k": 4} if changes.get("architecture") in TOPK_FAMILY else {"sparsity_coeff": 0.2}
+    sparsity = {"k": 4} if ARCHITECTURES[changes.get("architecture", "relu")].by_k else {"sparsity_coeff": 0.2}
     fields = {"name": "tiny-run", "group": "tiny", "hook_point": HOOK, "objective": objective, "seed": 0, **sparsity}
     for key, value in changes.items():
         (fields if key in RunSpec.model_fields else training)[key] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -299,7 +300,8 @@ def test_a_damaged_file_is_one_sentence(write, file, damage, opened_before):
     if opened_before:
         ActivationCache(folder, HOOK)
     path = folder / file
-    data = bytearray(path.read_bytes())
+    whole = path.read_bytes()
+    data = bytearray(whole)
     if damage == "flipped":
         data[-5] ^= 1
         path.write_bytes(data)
@@ -308,8 +310,12 @@ def test_a_damaged_file_is_one_sentence(write, file, damage, opened_before):
     else:
         path.unlink()
     message = _sentence(folder)
-    assert str(path) in message and "`cache` stage" in message
+    mend = folder / "manifest.json"
+    assert str(path) in message and f"delete {mend} and run the same snakemake command again" in message
     assert ("is missing" if damage == "missing" else "is damaged") in message
+    mend.unlink()
+    ActivationCache(write(name=folder.name), HOOK).tokens(0, 10)
+    assert path.read_bytes() == whole
 
 
 def test_damage_to_another_hook_point_does_not_matter(write):
@@ -340,6 +346,52 @@ def test_checksums_are_computed_once_and_again_for_a_changed_file(write, monkeyp
     shard.write_bytes(shard.read_bytes() + b"x")
     assert "is damaged" in _sentence(folder)
     assert "is damaged" in _sentence(folder)  # what failed is not remembered as intact
+
+
+@each("stamp", ["{", "[]", "null", '{"token_order.npy": 3}', b"\xff", None])
+def test_a_bad_or_unwritable_note_of_checksums_only_costs_time(write, monkeypatch, stamp):
+    folder = write(name="cache")
+    if stamp is not None:
+        (folder / "verified.json").write_bytes(stamp if isinstance(stamp, bytes) else stamp.encode())
+        ActivationCache(folder, HOOK)
+        assert len(json.loads((folder / "verified.json").read_text())) == 6
+        return
+    (folder / "verified.json").unlink(missing_ok=True)
+
+    def replace(old, new):
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    ActivationCache(folder, HOOK).tokens(0, 10)
+    assert not (folder / "verified.json").exists()
+
+
+@each(
+    "key, value",
+    [
+        ("identity", None),
+        ("identity", {"context": 12}),
+        ("dtype", "int8"),
+        ("rows_per_shard", 0),
+        ("rows_per_shard", "7"),
+        ("hook_points", {HOOK: {"layer": 1, "d_in": 16, "shards": []}}),
+        ("hook_points", []),
+        ("orders", {"sequence_order": 1}),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_one_sentence(write, key, value):
+    folder = write()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+    message = _sentence(folder)
+    assert f"{folder / 'manifest.json'} is damaged (its `{key}" in message
+
+
+def test_shards_that_do_not_fit_the_manifest_are_one_sentence(write):
+    folder = write()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"rows_per_shard": manifest["rows_per_shard"] + 1}))
+    assert "of shape" in _sentence(folder)
 
 
 def test_the_checksums_of_several_hook_points_are_remembered_together(write, monkeypatch):

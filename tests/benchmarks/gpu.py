@@ -38,7 +38,8 @@ from machine import describe
 from torch import Tensor
 from workers import HERE
 
-from saeworks.config.training import TOPK_FAMILY, RunSpec, TrainingConfig
+from saeworks.config.architectures import ARCHITECTURES
+from saeworks.config.training import RunSpec, TrainingConfig
 from saeworks.lm.decoder import Architecture, Decoder
 from saeworks.lm.sites import Site
 from saeworks.sae.base import SAE
@@ -148,7 +149,7 @@ def run_spec(case: str, d_sae: int, batch: int, hook_point: str = "", **settings
         "log_every": _NEVER,
         **given,
     }
-    sparsity = {"k": K} if training.get("architecture") in TOPK_FAMILY else {"sparsity_coeff": 1.0}
+    sparsity = {"k": K} if ARCHITECTURES[training.get("architecture", "relu")].by_k else {"sparsity_coeff": 1.0}
     return RunSpec(
         name=case,
         group=case,

@@ -12,7 +12,7 @@ from saeworks.config.architectures import ARCHITECTURES, read_architecture
 from saeworks.config.experiment import parse_experiment
 from saeworks.config.objectives import PENALTIES
 from saeworks.config.recipes import settings_without_effect
-from saeworks.config.training import TOPK_FAMILY, TrainingConfig
+from saeworks.config.training import TrainingConfig
 from saeworks.store.errors import UserError
 
 _FILE = '''
@@ -60,7 +60,7 @@ def test_every_declaration_is_the_one_of_the_imported_file():
 
 
 def test_sparsity_is_set_by_k_where_there_is_no_penalty():
-    assert set(TOPK_FAMILY) == {"topk", "batch_topk", "matryoshka_batch_topk"}
+    assert {name for name, declared in ARCHITECTURES.items() if declared.by_k} == {"topk", "batch_topk", "matryoshka_batch_topk"}
 
 
 def test_only_the_declarations_of_a_file_are_run(tmp_path):

@@ -71,12 +71,12 @@ def test_the_readme_names_the_blocks_without_keys():
 @each(
     "key, kind, default",
     [
-        ("training.d_sae", "whole number ≥ 1", "`1024`"),
-        ("training.lr", "number > 0", "`0.0005`"),
+        ("training.d_sae", "whole number ≥ 1, ≤ 16,777,216", "`1024`"),
+        ("training.lr", "number > 0, ≤ 10", "`0.0005`"),
         ("training.warmup_fraction", "number ≥ 0, < 1", "`0.05`"),
         ("training.grad_clip", "number > 0, or null", "`10.0`"),
         ("training.downstream_hook_points", "non-empty list of hook points, or null", "`null`"),
-        ("corpus.n_tokens", "whole number ≥ 1", "`2_000_000`"),
+        ("corpus.n_tokens", "whole number ≥ 1, ≤ 10,000,000,000,000", "`2_000_000`"),
         ("corpus.source", "`sampled`, `text` or `hub`", "`sampled`"),
         ("model.source", "`hub`, `path` or `own`", "required"),
         ("model.processing.fold_ln", "true or false", "`true`"),
@@ -156,6 +156,10 @@ def test_the_schema_refuses_what_the_models_refuse(values):
 
 
 def test_check_names_the_stale_or_missing_file(tmp_path):
+    with pytest.raises(UserError, match="is not the root of the repository"):
+        document.main(str(tmp_path))
+    for written in (document.README, document.SCHEMA):
+        (tmp_path / written).parent.mkdir(parents=True)
     with pytest.raises(UserError, match=r"config/README\.md does not match the configuration models"):
         document.main(str(tmp_path), check=True)
     document.main(str(tmp_path), check=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import reprlib
 import typing
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 import yaml
 from tests.each import each
 
-from saeworks.config.experiment import Experiment, PretrainExperiment, parse_experiment
+from saeworks.config.architectures import ARCHITECTURES
+from saeworks.config.base import parse, read_config
+from saeworks.config.experiment import Experiment, PretrainExperiment, check_model, parse_experiment
 from saeworks.config.recipes import PRESETS
-from saeworks.config.training import TOPK_FAMILY, Preset, RunSpec, TrainingConfig
+from saeworks.config.training import Preset, RunSpec, TrainingConfig
 from saeworks.store.errors import UserError
 
 _SMALL = {
@@ -47,7 +50,11 @@ def _changed(path: str, value: Any) -> dict[str, Any]:
     return values
 
 
-_NAME = "string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'"
+_NAME = "folders are named after it, so use letters from A to Z, digits, `.`, `_` and `-`, beginning with a letter or digit, at most 64 of them"
+_HOOKS = (
+    "a hook point is `blocks.L.hook_resid_pre`, `blocks.L.hook_resid_post`, `blocks.L.hook_mlp_out`, `blocks.L.hook_attn_out` or "
+    "`blocks.L.attn.hook_z`, with a block's number for L"
+)
 _ADD = "is missing; add it (see config/README.md)."
 
 _FAULTS = [
@@ -73,7 +80,7 @@ _FAULTS = [
     ),
     (
         "runs/local/objective", "locl",
-        "configuration key `runs.local.objective` is 'locl'; it must be one of local, e2e, e2e_ds, finetune (did you mean 'local'?).",
+        "configuration key `runs.local.objective` is 'locl'; it must be one of local, e2e, e2e_ds, finetune, continued (did you mean 'local'?).",
     ),
     (
         "activations/dtype", "int8",
@@ -108,7 +115,7 @@ _FAULTS = [
     ),
     (
         "runs/e2e/training", {"batch_tokens": 100},
-        "`batch_tokens` of group `e2e` is 100, but objective `e2e` reads whole rows: "
+        "`batch_tokens` of group `e2e` is 100, but its runs read whole rows: "
         "make it a multiple of `corpus.context` (128).",
     ),
     (
@@ -199,13 +206,90 @@ _FAULTS = [
     ),
     (
         "runs/local/hook_points", ["blocks.4.hook_resid_prae"],
-        "configuration key `runs.local.hook_points.0` is 'blocks.4.hook_resid_prae': string should match pattern "
-        r"'^blocks\.\d+\.(hook_resid_pre|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$'.",
+        f"configuration key `runs.local.hook_points.0` is 'blocks.4.hook_resid_prae': {_HOOKS}.",
+    ),
+    (
+        "runs/local/hook_points", ["blocks.१.hook_resid_pre"],
+        f"configuration key `runs.local.hook_points.0` is 'blocks.१.hook_resid_pre': {_HOOKS}.",
+    ),
+    (
+        "runs/local/hook_points", ["blocks.04.hook_resid_pre"],
+        f"configuration key `runs.local.hook_points.0` is 'blocks.04.hook_resid_pre': {_HOOKS}.",
+    ),
+    # names that become folders
+    *(
+        ("experiment", name, f"configuration key `experiment` is {reprlib.repr(name)}: {_NAME}.")
+        for name in ("", " a", "a b", "../a", ".a", "-a", "a\n", "é", "१", "a;b", "$(a)", "a" * 65)
+    ),
+    ("runs/a b", _SMALL["runs"]["local"], f"configuration key `runs.a b` is 'a b': {_NAME}."),
+    (
+        "model", {"source": "hub", "name": "a;touch pwned;"},
+        "configuration key `model.name` is 'a;touch pwned;': a name on the Hugging Face hub is `name` or `owner/name`, of letters from A to Z, "
+        "digits, `.`, `_` and `-`.",
+    ),
+    *(
+        (
+            "model", {"source": "hub", "name": name},
+            f"configuration key `model.name` is {name!r}: a name on the Hugging Face hub is `name` or `owner/name`, of letters from A to Z, "
+            "digits, `.`, `_` and `-`.",
+        )
+        for name in ("", "/etc", "../a", "a/../b", "./a", "a/", "a/b/c", "~/a", "a--b", "a\n")
+    ),
+    (
+        "model", {"source": "hub", "name": "a", "revision": "../x"},
+        "configuration key `model.revision` is '../x': a branch, tag or commit has letters from A to Z, digits, `.`, `_`, `-` and `/`.",
+    ),
+    (
+        "corpus", {"source": "text", "files": ["a\0b"]},
+        "configuration key `corpus.files.0` is 'a\\x00b': a path has a character at least, and neither line breaks nor control characters.",
+    ),
+    # sizes
+    *(
+        (key, value, f"configuration key `{key.replace('/', '.')}` is {shown}: input should be {bound}.")
+        for key, value, shown, bound in [
+            ("training/d_sae", 10**9, "1000000000", "less than or equal to 16777216"),
+            ("training/lr", 1e8, "100000000.0", "less than or equal to 10"),
+            ("activations/batch_rows", 10**9, "1000000000", "less than or equal to 65536"),
+            ("figures/pareto/dpi", 1, "1", "greater than or equal to 20"),
+            ("figures/pareto/width", 1400, "1400", "less than or equal to 50"),
+            ("figures/pareto/height", 0.01, "0.01", "greater than or equal to 0.5"),
+            ("corpus/temperature", 1e-300, "1e-300", "greater than or equal to 0.001"),
+        ]
+    ),
+    *(
+        (key, value, f"configuration key `{key.replace('/', '.')}` is {reprlib.repr(value)}, but no number may exceed {largest}; check its exponent.")
+        for key, value, largest in [
+            ("training/d_sae", 10**20, "1e+15"),
+            ("training/lr", 1e30, "1e+09"),
+            ("training/lr", "1e30", "1e+09"),
+            ("training/n_tokens", "1e99", "1e+15"),
+        ]
+    ),
+    ("training/d_sae", True, "configuration key `training.d_sae` is true, where a number belongs; correct it."),
+    ("runs/local/seeds", [False], "configuration key `runs.local.seeds.0` is false, where a number belongs; correct it."),
+    ("runs/local/training", {"lr": True}, "configuration key `runs.local.training.lr` is true, where a number belongs; correct it."),
+    ("training/d_sae", "1e-3", "configuration key `training.d_sae` is 0.001: input should be a valid integer, got a number with a fractional part."),
+    (
+        "figures/pareto", {"width": 50, "height": 50, "dpi": 1200},
+        "figure `pareto` would have 60,000 × 60,000 pixels; lower its `width`, its `height` (of each of 1 rows) or its `dpi`.",
+    ),
+    *(
+        (
+            "figures/pareto/colors", {"e2e": color},
+            f"configuration key `figures.pareto.colors.e2e` is {color!r}: matplotlib knows no such colour, so write it as `#0072B2`, or by a "
+            "name such as `red`.",
+        )
+        for color in ("redd", "#12345", "#GGGGGG", "")
+    ),
+    # runs that would have one name
+    (
+        "runs/local/sparsity_coeffs", [1, 1.0000000000001, 2],
+        "`runs.local` has values that a run's name cannot tell apart (1.0, 1.0000000000001 are all `c1`); keep one of them, or round them.",
     ),
     # finetuning
     (
         "runs/local/start_from", "e2e",
-        "`runs.local.start_from` belongs to objective `finetune`, and to it alone; add or remove it.",
+        "`runs.local.start_from` belongs to objective `finetune` or `continued`, and to it alone; add or remove it.",
     ),
     (
         "runs/tuned", {"objective": "finetune", "hook_points": [_HOOK], "sparsity_coeffs": [1]},
@@ -256,7 +340,7 @@ def test_a_fault_is_one_sentence_with_the_key_the_value_and_the_mend(path, value
 @each("key", ["training", "model", "corpus", "runs", "figures"])
 def test_a_block_that_is_no_block_is_named(key):
     for value in (None, 3, "text", [1]):
-        with pytest.raises(UserError, match=rf"^configuration key `{key}` is .*: input should be a valid dictionary.*\.$"):
+        with pytest.raises(UserError, match=rf"^configuration block `{key}` is .*; it must be a block of keys"):
             parse_experiment(_changed(key, value))
 
 
@@ -302,6 +386,77 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
 
 
 _GPT2 = {"source": "hub", "name": "gpt2"}
+
+
+@each("text", ["1e6", "1E6", "1.0e+6", "1_000_000", "1000000.0", "0x F4240".replace(" ", "")])
+def test_a_whole_number_may_be_written_with_an_exponent(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(f"n_tokens: {text}\nd_sae: 1e2\nresample_tokens: [1e3, 2_000]\nlr: 1e-3\n")
+    settings = parse(TrainingConfig, read_config(tmp_path / "x.yaml"))
+    assert (settings.n_tokens, settings.d_sae, settings.resample_tokens, settings.lr) == (1_000_000, 100, [1000, 2000], 1e-3)
+    assert all(type(value) is int for value in [settings.n_tokens, settings.d_sae, *settings.resample_tokens])
+
+
+@each(
+    "text, words",
+    [
+        ("a: 1\nb: 2\na: 3\n", "has the key `a` in line 1 and again in line 3; keep one of them."),
+        ("runs:\n  x: {k: 1}\n  x: {k: 2}\n", "has the key `x` in line 2 and again in line 3; keep one of them."),
+        ('{"a": 1,\n "a": 2}', "has the key `a` in line 1 and again in line 2; keep one of them."),
+        ("a: [1, {b: 1, b: 2}]", "has the key `b` in line 1 and again in line 1; keep one of them."),
+        ("a: [1", "is no valid YAML in line 1 (expected ',' or ']', but got '<stream end>'); correct it."),
+        ("a:\n\t- 1", "is no valid YAML in line 2 (found character '\\t' that cannot start any token); correct it."),
+        (
+            "!x [ls]",
+            "is no valid YAML in line 1 (could not determine a constructor for the tag '!x'); correct it.",
+        ),
+        ("[" * 10_000, "is no valid YAML (RecursionError); correct it."),
+        (
+            b"a: \xff",
+            "cannot be read ('utf-8' codec can't decode byte 0xff in position 3: invalid start byte); it should be UTF-8 text that you may read.",
+        ),
+    ],
+)
+def test_a_file_that_says_a_thing_twice_or_nothing_is_one_sentence(tmp_path, text, words):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        read_config(path)
+    assert str(caught.value) in (f"{path} {words}", f"configuration file {path} {words}")
+
+
+def test_keys_that_are_merged_in_may_be_given_again(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: &a {k: 1, s: 2}\nb: {<<: *a, k: 3}\n")
+    assert read_config(tmp_path / "x.yaml") == {"a": {"k": 1, "s": 2}, "b": {"k": 3, "s": 2}}
+
+
+@each(
+    "file, content, known",
+    [
+        ("config.json", {"num_hidden_layers": 4, "max_position_embeddings": 100}, True),
+        ("config.json", {"n_layer": 4, "n_positions": 100}, True),
+        ("config.json", {"num_layers": 4, "max_position_embeddings": 100}, True),
+        ("manifest.json", {"arch": {"n_layers": 4, "n_ctx": 100}}, True),
+        ("config.json", {"n_layer": "4", "n_positions": None}, False),
+        ("config.json", [], False),
+        ("manifest.json", {"arch": 3}, False),
+    ],
+)
+def test_a_layer_that_the_model_lacks_is_found_where_its_sizes_are_at_hand(tmp_path, file, content, known):
+    folder = tmp_path / f"{file}{json.dumps(content)}"
+    folder.mkdir()
+    (folder / file).write_text(json.dumps(content))
+    experiment = parse_experiment(_SMALL)
+    check_model(experiment, [tmp_path / "nowhere"])
+    if not known:
+        check_model(experiment, [folder])
+        return
+    with pytest.raises(
+        UserError, match=r"`runs.local.hook_points` has blocks.4.hook_resid_pre, but model novels-1m has 4 blocks, 0 to 3;"
+    ):
+        check_model(experiment, [folder])
+    lower = parse_experiment(_changed("runs", {"local": _SMALL["runs"]["local"] | {"hook_points": ["blocks.3.hook_resid_pre"]}}))
+    with pytest.raises(UserError, match=r"`corpus.context` is 128, but model novels-1m reads at most 100 tokens; lower it"):
+        check_model(lower, [folder])
 
 
 @each("change", [("corpus", _TEXT), ("corpus", _HUB), ("model", _GPT2), ("training/lr", 0.1)])
@@ -399,7 +554,7 @@ def _training(group: dict[str, Any] | None = None, **block: Any) -> TrainingConf
     """Settings of a run under a training block and the `training` of its group."""
     run = {"objective": "local", "hook_points": [_HOOK], "sparsity_coeffs": [1], "training": group or {}}
     preset = PRESETS[run["training"].get("preset") or block.get("preset", "braun2024")]
-    if (preset | block | run["training"]).get("architecture") in TOPK_FAMILY:
+    if ARCHITECTURES[(preset | block | run["training"]).get("architecture", "relu")].by_k:
         run |= {"sparsity_coeffs": None, "k": [3]}
     values = _SMALL | {"training": {"d_sae": 64, "n_tokens": 2**26, "batch_tokens": 1024} | block, "runs": {"group": run}}
     return parse_experiment(values).run_specs()[0].training

@@ -227,6 +227,29 @@ def test_a_damaged_file_is_one_sentence(tmp_path, damage):
     assert "a.pt cannot be read (" in _sentence(tmp_path / "a.pt")
 
 
+@each(
+    "changes, words",
+    [
+        ({"b_dec": torch.full((D_IN,), torch.nan)}, "tensor b_dec with values that are not finite"),
+        ({"b_dec": torch.ones(D_IN, dtype=torch.int8)}, "tensor b_dec of type int8"),
+        ({"b_dec": torch.ones(D_IN, dtype=torch.complex64)}, "tensor b_dec of type complex64"),
+        ({"b_dec": torch.ones(D_IN).to_sparse()}, "tensor b_dec of type sparse float32"),
+        ({"k": torch.tensor(0)}, "k = 0 cannot be active"),
+        ({"k": torch.tensor(2.5)}, "does not say how many features are active"),
+        ({"k": torch.tensor([1, 2])}, "does not say how many features are active"),
+        ({"k": torch.tensor(True)}, "does not say how many features are active"),
+        ({3: torch.ones(1)}, "holds no state dict (names and tensors)"),
+    ],
+)
+def test_tensors_that_make_no_sae_are_one_sentence(tmp_path, changes, words):
+    state = _DICTIONARIES["AutoEncoderTopK"][0]
+    torch.save(state, tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderTopK", "k": K}}))
+    load(tmp_path)
+    torch.save(state | changes, tmp_path / "ae.pt")
+    assert words in _sentence(tmp_path)
+
+
 @each("content", [{"a": 1}, torch.ones(3), {"state": {"x": torch.ones(2)}}])
 def test_a_file_without_a_state_dict_is_one_sentence(tmp_path, content):
     torch.save(content, tmp_path / "a.pt")
@@ -340,7 +363,8 @@ def _run_folder(root: Path, architecture: str = "topk", hook_point: str = HOOK, 
     (root / "lm" / "config.json").write_text(json.dumps({"model_type": family}))
     processing = {"fold_ln": True, "center_writing_weights": True, "center_unembed": True, "fold_value_biases": True}
     model = {"source": "path", "name": "lm", "path": str(root / "lm"), "processing": processing}
-    (run / "manifest.json").write_text(json.dumps({"spec": {"hook_point": hook_point}, "data": {"model": model}}))
+    data = {"model": model, "model_sha256": "", "corpus_sha256": "", "settings": {}}
+    (run / "manifest.json").write_text(json.dumps({"spec": {"hook_point": hook_point}, "data": data}))
     return run
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.each import each
-from tests.tiny_pipeline import CONTEXT, D_VOCAB, N_CTX, write_model
+from tests.tiny_pipeline import CONTEXT, D_VOCAB, N_CTX, write_model, write_tokenizer
 
 from saeworks.config.corpus import HubCorpus, SampledCorpus, TextCorpus
 from saeworks.lm import corpus as module
-from saeworks.lm.corpus import build_corpus, load_rows, pack_corpus, sample_corpus
+from saeworks.lm.corpus import _hub_documents, build_corpus, load_rows, pack_corpus, sample_corpus
+from saeworks.lm.text import read_documents
 from saeworks.store.errors import UserError
 from saeworks.store.files import sha256_file
 
@@ -136,6 +138,79 @@ def test_a_column_of_token_ids_is_packed_as_it_is():
     assert (train, held_out) == ([[20, 21, 22, 23]], [[10, 11, 12, _EOS]])
     with pytest.raises(UserError, match="holds token 70000, but the model's tokenizer has 300 tokens"):
         _pack([[10, 11, 12], [20, 21, 22, 70_000]], corpus_type=hub)
+
+
+_BAD_DOCUMENTS = [None, 5, 1.5, True, {"a": 1}, ["a", "b"], [1, None], [1.0], [True], [-3, 5], "\ud800"]
+
+
+@each("document", _BAD_DOCUMENTS)
+def test_a_line_that_is_neither_text_nor_token_ids_is_one_sentence(tmp_path, document):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f"{json.dumps({'text': 'good'})}\n{json.dumps({'text': [1, 2]})}\n{json.dumps({'text': document})}\n")
+    documents = read_documents([str(path)])
+    assert [next(documents), next(documents)] == ["good", [1, 2]]
+    with pytest.raises(
+        UserError, match=rf"field 'text' in line 3 of {path} is .*, neither text nor a list of token ids"
+    ) as caught:
+        next(documents)
+    assert "\n" not in str(caught.value)
+
+
+@each("line", ["", "{", "5", "null", '["a", "b"]', '"text"', '{"txt": "a"}', "[" * 100_000])
+def test_a_line_that_is_no_object_with_the_field_is_one_sentence(tmp_path, line):
+    (tmp_path / "x.jsonl").write_text(f"{line}\n")
+    with pytest.raises(UserError, match="line 1 of .* is not a JSON object with a field 'text'"):
+        next(read_documents([str(tmp_path / "x.jsonl")]))
+
+
+@each("token", [-3, 300, 65_536, 1 << 70])
+def test_a_token_that_the_tokenizer_lacks_does_not_wrap(token):
+    with pytest.raises(UserError, match=f"holds token {token}, but the model's tokenizer has 300 tokens"):
+        _pack([[10, 11, 12], [20, token, 22, 23]])
+
+
+@each("name", ["x.txt", "x.txt.xz", "x.jsonl"])
+def test_a_folder_or_bytes_of_no_text_in_the_place_of_a_text_are_one_sentence(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(UserError, match=rf"{path} does not exist; correct its path"):
+        next(read_documents([str(path)]))
+    path.mkdir()
+    with pytest.raises(UserError, match=rf"{path} is no file; correct its path"):
+        next(read_documents([str(path)]))
+    path.rmdir()
+    path.write_bytes(b'{"text": "\xff\xfe"}')
+    with pytest.raises(UserError, match=rf"{path} cannot be read"):
+        next(read_documents([str(path)]))
+
+
+def test_a_dataset_of_the_hub_is_never_a_folder_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "set").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"`corpus.name` is 'data/set' with `source: hub`, but .*set lies here.*`source: text`"):
+        next(_hub_documents(HubCorpus(name="data/set"), "train"))
+
+
+def test_a_tokenizer_of_another_model_is_one_sentence(tmp_path, tiny_model):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    write_tokenizer(model, D_VOCAB + 100)
+    text = " ".join(f"w{D_VOCAB + i}" for i in range(40))
+    (tmp_path / "x.txt").write_text("\n<|endoftext|>\n".join(f"w{i} {text}" for i in range(9)))
+    with pytest.raises(UserError, match=rf"gives token 10[0-9], but the model has {D_VOCAB}"):
+        build_corpus(
+            TextCorpus(files=[str(tmp_path / "x.txt")], context=10, n_tokens=40, eval_tokens=40, separator="none"),
+            model,
+            tmp_path / "out",
+        )
+
+
+@each("key, value", [("train_rows", -1), ("context", "12"), ("sha256", {}), ("sha256", []), ("sources", None)])
+def test_a_manifest_that_says_something_else_is_one_sentence(tmp_path, tiny_corpus, key, value):
+    folder = tmp_path / f"{key}={value}"
+    shutil.copytree(tiny_corpus, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+    with pytest.raises(UserError, match=rf"manifest.json is damaged \(its `{key}"):
+        load_rows(folder, "train")
 
 
 @pytest.mark.parametrize(("size", "kind"), [(300, np.uint16), (1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])

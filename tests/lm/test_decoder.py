@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,10 @@ import transformers
 from tests.each import each
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from saeworks.config.model import PathModel, Processing
+from saeworks.config.model import HubModel, PathModel, Processing
 from saeworks.lm.bridge import BridgeModel, boot, extract_decoder
 from saeworks.lm.decoder import Architecture, Decoder, KeyValueCache
+from saeworks.lm.prepare import prepare
 from saeworks.lm.sites import Site, residual_before
 from saeworks.store.errors import UserError
 
@@ -535,6 +537,23 @@ def _boot_error(path: Path) -> str:
 
 def test_a_missing_directory_is_one_sentence(tmp_path):
     assert _boot_error(tmp_path / "nowhere").endswith("nowhere does not exist; correct `model.path`.")
+
+
+def test_a_directory_without_tokenizer_gets_none_made_up(model_folder, tmp_path):
+    for file in model_folder("gpt2").iterdir():
+        if "token" not in file.name:
+            shutil.copy(file, tmp_path)
+    with pytest.raises(UserError, match=rf"model {tmp_path} has no tokenizer; add its tokenizer.json to its directory"):
+        prepare(PathModel(name="x", path=str(tmp_path)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_of_the_hub_is_never_a_folder_here(model_folder, monkeypatch):
+    folder = model_folder("gpt2")
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(UserError, match=rf"`model.name` is '{folder.name}' .*set `source: path` and `path: {folder.name}`"):
+        boot(HubModel(name=folder.name))
+    boot(PathModel(name="x", path=folder.name))
 
 
 def test_a_directory_without_config_is_one_sentence(tmp_path):

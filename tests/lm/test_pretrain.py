@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_is_reported(config, tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             pretrain(config, "tiny", tmp_path / "out", tmp_path)
     next(tmp_path.rglob("checkpoint.safetensors")).write_bytes(b"damaged")
-    with pytest.raises(UserError, match="delete it to start that run over"):
+    with pytest.raises(UserError, match="delete it and run the same command again"):
         pretrain(config, "tiny", tmp_path / "out", tmp_path)
 
 

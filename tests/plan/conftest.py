@@ -9,20 +9,23 @@ from typing import Any
 import pytest
 
 from saeworks.plan.code import Code
-from saeworks.plan.experiment import ExperimentPlan
 from saeworks.plan.opening import open_plan
-from saeworks.plan.record import write_record
+from saeworks.plan.record import begin_record, end_record
+from saeworks.plan.state import State
+from saeworks.store.files import write_json
 
 from .experiment import SOURCES, experiment
 
 
-def finish(plan: ExperimentPlan, *names: str) -> None:
+def finish(state: State, *names: str) -> None:
     """Leave outputs and records of the jobs `names`, by default all, as if they had run."""
-    for name in names or plan.jobs:
-        for path in plan.jobs[name].outputs:
-            (plan.root / path).parent.mkdir(parents=True, exist_ok=True)
-            (plan.root / path).touch()
-        write_record(plan.root / plan.jobs[name].record, plan.identity_json(name), plan.code)
+    for name in names or state.jobs:
+        outputs = [state.root / path for path in state.jobs[name].outputs]
+        record = begin_record(state.identity_json(name, map(str, outputs)), state.code)
+        for path in outputs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"made by {name}")
+        write_json(state.root / state.jobs[name].record, end_record(record))
 
 
 @pytest.fixture(scope="session")

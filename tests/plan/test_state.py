@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import Field
 
 from saeworks.config.base import Frozen
+from saeworks.plan import hashes
 from saeworks.plan.code import Code
 from saeworks.plan.job import Job, Settings, nested
-from saeworks.plan.record import write_record
+from saeworks.plan.record import begin_record
 from saeworks.plan.state import State
 from saeworks.plan.why import explanation, explanations
 from saeworks.store.errors import UserError
+from saeworks.store.files import sha256_file
+
+from .conftest import finish
 
 
 class _Inner(Frozen):
@@ -52,13 +57,7 @@ class _Workplace:
         return State([first, second], self.root, Code(self.root / "pack", ()))
 
     def make(self, *names: str, **changes: object) -> None:
-        state = self.state(**changes)
-        for name in names or state.jobs:
-            job = state.jobs[name]
-            for path in job.outputs:
-                (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-                (self.root / path).write_text("made")
-            write_record(self.root / job.record, state.identity_json(name), state.code)
+        finish(self.state(**changes), *names)
 
 
 @pytest.fixture
@@ -142,7 +141,9 @@ def test_code_counts_by_definition(place):
 def test_the_code_of_a_record_is_what_ran_not_what_was_planned(place):
     planned = place.state().identity_json("first")
     place.write_code("return 4")
-    write_record(place.root / "out" / "first.json", planned, Code(place.root / "pack", ()))
+    (place.root / "out" / "first.json").write_text(
+        json.dumps(begin_record(planned, Code(place.root / "pack", ())) | {"outputs": {}})
+    )
     assert "first" not in place.state().stale()
 
 
@@ -176,3 +177,58 @@ def test_a_target_is_a_file_a_job_or_a_stage(place):
         assert explanations(state, target) == [explanation(state, "second/x")]
     with pytest.raises(UserError, match="nothing in this configuration makes 'secnd' .did you mean 'second'"):
         explanations(state, "secnd")
+
+
+def test_a_result_that_is_another_file_than_was_made_is_not_current_and_what_follows_from_it_neither(place):
+    made = {name: place.state().identity_json(name) for name in place.state().jobs}
+    (place.root / "out" / "second").write_text("other")
+    assert place.state().stale() == ["second/x"]
+    assert "out/second is not the file that it made, but another" in explanation(place.state(), "second/x")
+    (place.root / "out" / "first").write_text("another")
+    state = place.state()
+    assert state.stale() == ["first", "second/x"]
+    assert [state.inputs(name) for name in state.jobs] == [
+        (state.mark("first"), True),
+        (["out/first", *state.mark("second/x")], True),
+    ]
+    assert "first, which it was made from, is made again" in explanation(place.state(), "second/x")
+    assert {name: place.state().identity_json(name) for name in place.state().jobs} == made
+    for name in ("first", "second"):
+        (place.root / "out" / name).write_text("made by first" if name == "first" else "made by second/x")
+    assert place.state().stale() == []
+
+
+def test_a_record_from_before_there_were_hashes_says_nothing_of_its_files(place):
+    record = json.loads((place.root / "out" / "first.json").read_text())
+    (place.root / "out" / "first.json").write_text(json.dumps({key: value for key, value in record.items() if key != "outputs"}))
+    (place.root / "out" / "first").write_text("other")
+    assert place.state().stale() == []
+
+
+def test_a_job_that_is_not_current_wants_its_sources(place):
+    (place.root / "text.txt").unlink()
+    assert place.state().inputs("first") == ([], False)
+    with pytest.raises(UserError, match="text.txt is missing; correct its path in the configuration."):
+        place.state(facts={"n": 2}).inputs("first")
+
+
+def test_the_hash_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(hashes, "_LARGE", 4)
+    monkeypatch.setattr(hashes, "_SETTLED", -1e12)
+    read: list[Path] = []
+    monkeypatch.setattr(hashes, "sha256_file", lambda path: read.append(path) or sha256_file(path))
+    (tmp_path / "large").write_text("12345")
+    (tmp_path / "small").write_text("1")
+
+    def found() -> list[str]:
+        known = hashes.Hashes(tmp_path / "scratch" / "hashes.json")
+        return [known(tmp_path / name) for name in ("large", "small", "large")]
+
+    assert found() == found() == [sha256_file(tmp_path / name) for name in ("large", "small", "large")]
+    assert [path.name for path in read] == ["large", "small", "small"]
+    stat = (tmp_path / "large").stat()
+    (tmp_path / "large").write_text("54321")
+    os.utime(tmp_path / "large", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # of the same size and time
+    assert found()[0] == sha256_file(tmp_path / "large")
+    (tmp_path / "scratch" / "hashes.json").write_text("[")
+    assert found()[0] == sha256_file(tmp_path / "large")

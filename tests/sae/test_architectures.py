@@ -46,7 +46,7 @@ def _weighed(step: literal.Step, x: Tensor) -> Tensor:
 def _as_literal(sae: SAE, step: Forward) -> literal.Step:
     aux = None if step.aux is None else step.aux.replaced(step.aux.values.relu()).decode(sae.dictionary())
     gates = sae.penalised(step, "l0").dense() if isinstance(sae, JumpReluSAE) else None
-    terms = sae.auxiliary_terms(step, literal.mse)
+    terms = {name: weight * literal.mse(output, step.x) for name, (weight, output) in sae.further_outputs(step).items()}
     return literal.Step(step.pre.dense(), step.codes.dense(), step.outputs, sae.penalised(step, "l1").dense(), aux, gates, terms)
 
 
@@ -247,7 +247,7 @@ def test_both_paths_agree_to_float_rounding_at_a_realistic_size(variant):
         parts = [(output - x).square().mean() for output in step.outputs] + [
             sae.penalised(step, "l1").values.abs().sum() / n / d_in
         ]
-        parts += [*sae.auxiliary_terms(step, torch.nn.functional.mse_loss).values()]
+        parts += [weight * (output - x).square().mean() for weight, output in sae.further_outputs(step).values()]
         parts.append(step.aux.replaced(step.aux.values.relu()).decode(sae.dictionary()).square().mean())
         if isinstance(sae, JumpReluSAE):
             parts.append(sae.penalised(step, "l0").values.sum() / n / d_in)

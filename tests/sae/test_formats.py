@@ -291,7 +291,6 @@ def test_a_damaged_config_is_one_sentence(folder, text, sentence):
     [
         {"architecture": "matching_pursuit"},
         {"architecture": "batchtopk"},
-        {"architecture": None},
         {"normalize_activations": "expected_average_only_in"},
         {"normalize_activations": "constant_norm_rescale"},
         {"reshape_activations": "other"},
@@ -304,6 +303,68 @@ def test_another_computation_is_refused_instead_of_computed_wrongly(sae, new_fol
     message = _sentence(new_folder)
     assert "cfg.json" in message and "does not load" in message
     assert repr(next(iter(changes.values()))) in message
+
+
+@each(
+    "key, value",
+    [
+        ("architecture", []),
+        ("architecture", None),
+        ("apply_b_dec_to_input", "false"),
+        ("apply_b_dec_to_input", 0),
+        ("rescale_acts_by_decoder_norm", "no"),
+        ("d_sae", True),
+        ("d_sae", 24.0),
+        ("d_in", -8),
+        ("k", 0),
+        ("k", -1),
+        ("k", D_SAE + 1),
+        ("k", True),
+        ("k", "4"),
+        ("metadata", []),
+    ],
+)
+def test_a_value_of_another_type_or_size_is_one_sentence(tmp_path, key, value):
+    save_sae(trained_sae("topk"), tmp_path, {})
+    load_sae(tmp_path)
+    _edit(tmp_path, **{key: value})
+    message = _sentence(tmp_path)
+    assert "cfg.json" in message and f"`{key}`" in message or "architecture" in message
+
+
+@each(
+    "damage, words",
+    [
+        (lambda w: w.to(torch.int8), "of type int8, where dense floating-point numbers belong"),
+        (lambda w: torch.where(torch.arange(len(w)) == 3, torch.nan, w), "not finite"),
+        (lambda w: torch.where(torch.arange(len(w)) == 3, torch.inf, w), "not finite"),
+        (lambda w: w.double().fill_(1e300), "not finite"),
+    ],
+)
+def test_tensors_of_other_than_finite_numbers_are_one_sentence(folder, damage, words):
+    weights = load_file(folder / "sae_weights.safetensors")
+    _edit_weights(folder, b_enc=damage(weights["b_enc"]))
+    message = _sentence(folder)
+    assert f"tensor b_enc {'of' if 'type' in words else 'with'}" in message and words in message
+    _edit_weights(folder, **weights)
+    load_sae(folder)
+
+
+def test_an_unknown_tensor_is_refused_but_for_saelens_factors_of_one(folder):
+    _edit_weights(folder, scaling_factor=torch.ones(D_SAE))
+    load_sae(folder)
+    _edit_weights(folder, scaling_factor=torch.full((D_SAE,), 2.0))
+    assert "has a tensor scaling_factor, which a standard SAE does not compute with" in _sentence(folder)
+
+
+def test_a_config_that_is_no_text_is_one_sentence(folder):
+    (folder / "cfg.json").write_bytes(b"\xff\xfe{}")
+    assert "cfg.json is not valid JSON" in _sentence(folder)
+    (folder / "cfg.json").write_text("[" * 100_000)
+    assert "cfg.json is not valid JSON" in _sentence(folder)
+    (folder / "cfg.json").unlink()
+    (folder / "cfg.json").mkdir()
+    assert "cfg.json cannot be read" in _sentence(folder)
 
 
 @each("key", ["d_in", "d_sae", "k"])

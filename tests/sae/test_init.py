@@ -181,3 +181,18 @@ def test_the_geometric_median_moves_and_scales_with_its_points():
             geometric_median(scale * points + scale), scale * (geometric_median(points) + 1), rtol=1e-6, atol=0
         )
     assert geometric_median(points.float()).dtype == torch.float32
+
+
+@each(
+    "points",
+    [
+        (5 * random(64, 4)).exp(),  # most points near the origin, a few far away
+        torch.cat([1e-3 * random(100, 5), 1 + 1e-3 * random(99, 5, seed=1)]),  # two clusters, of almost equal size
+        torch.stack([10 * random(50, 1)[:, 0].exp(), 1e-6 * random(50, 1, seed=1)[:, 0]], dim=1),  # almost on a line
+    ],
+)
+def test_the_geometric_median_is_found_to_the_stated_tolerance_where_that_is_hard(points):
+    towards = points - geometric_median(points)
+    lengths = towards.norm(dim=1)
+    there = lengths < 1e-12 * lengths.mean()
+    assert (towards[~there] / lengths[~there, None]).sum(dim=0).norm() <= there.sum() + 1e-8 * len(points)

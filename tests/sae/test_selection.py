@@ -90,7 +90,10 @@ def test_the_selection_for_devices_that_compute_ahead_differs_in_ties_only(name,
 def test_the_largest_overall_are_those_of_a_stable_sort(name, count):
     values = MATRICES[name]
     expected = values.flatten().sort(descending=True, stable=True).indices[:count].sort().values
-    assert torch.equal(largest_overall(values, count), expected)
+    flat, dropped = largest_overall(values, count)
+    assert torch.equal(flat, expected)
+    others = values.flatten()[~torch.isin(torch.arange(values.numel()), flat)]
+    assert dropped == (others.max() if len(others) else -torch.inf)
 
 
 def test_the_matrices_reach_both_ways_of_selecting():

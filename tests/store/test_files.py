@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.each import each
 
 from saeworks.store import files
-from saeworks.store.checkpoint import load_checkpoint, save_checkpoint
+from saeworks.store.checkpoint import load_checkpoint, restore, save_checkpoint
 from saeworks.store.errors import UserError, did_you_mean
 from saeworks.store.files import (
     atomic_path,
@@ -131,7 +132,9 @@ def test_json_files_are_stable_and_read_back(tmp_path):
     assert read_json(tmp_path / "x.json") == {"a": [1.5], "b": 1}
 
 
-@pytest.mark.parametrize(("text", "sentence"), [(None, "is missing; run the stage"), ("{", "is not valid JSON (")])
+@pytest.mark.parametrize(
+    ("text", "sentence"), [(None, "is missing; fetch it"), ("{", "is not valid JSON ("), ("[" * 100_000, "is not valid JSON (")]
+)
 def test_a_missing_or_damaged_json_file_is_one_sentence(tmp_path, text, sentence):
     path = tmp_path / "x.json"
     if text is not None:
@@ -206,8 +209,106 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, damage):
         load_checkpoint(path)
     message = str(caught.value)
     assert message.startswith(f"checkpoint {path} cannot be read (")
-    assert message.endswith("; delete it to start that run over.")
+    assert message.endswith("; delete it and run the same command again to start that run over.")
     assert "\n" not in message
+
+
+@each(
+    "saved, words",
+    [
+        ({}, "lacks tensor w"),
+        ({"w": torch.zeros(2), "v": torch.zeros(1)}, "has an unknown tensor v"),
+        ({"w": torch.zeros(1)}, r"has a tensor w of \(\(1,\), 'float32'\) where \(\(2,\), 'float32'\) belongs"),
+        ({"w": torch.zeros(2).int()}, "int32"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path, saved, words):
+    into = {"w": torch.ones(2)}
+    with pytest.raises(UserError, match=words):
+        restore(tmp_path / "checkpoint.safetensors", saved, into)
+    assert into["w"].tolist() == [1, 1]
+    restore(tmp_path, {"w": torch.full((2,), 3.0)}, into)
+    assert into["w"].tolist() == [3, 3]
+
+
+def test_a_checkpoint_without_a_key_that_is_needed_is_one_sentence(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint.safetensors", {"w": torch.zeros(1)}, {"step": 1})
+    load_checkpoint(tmp_path / "checkpoint.safetensors", "step")
+    with pytest.raises(UserError, match=r"cannot be read \('identity'\)"):
+        load_checkpoint(tmp_path / "checkpoint.safetensors", "step", "identity")
+
+
+class _Killed(BaseException):
+    """Nothing catches it, as nothing catches a signal 9 or a power cut."""
+
+
+def _disk(monkeypatch, dies_at: int) -> list[tuple[str, str]]:
+    """What is done to the disk, in order; the call number `dies_at` is the last, and not done."""
+    done: list[tuple[str, str]] = []
+    opened: dict[int, str] = {}
+    real = {name: getattr(os, name) for name in ("open", "fsync", "replace")}
+
+    def call(name: str, what: str, *arguments):
+        if len(done) == dies_at:
+            raise _Killed
+        done.append((name, what))
+        return real[name](*arguments)
+
+    def open_(path, *arguments, **options):
+        descriptor = real["open"](path, *arguments, **options)
+        opened[descriptor] = Path(path).name
+        return descriptor
+
+    monkeypatch.setattr(files.os, "open", open_)
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: call("sync", opened[descriptor], descriptor))
+    monkeypatch.setattr(files.os, "replace", lambda old, new: call("replace", Path(new).name, old, new))
+    real["sync"] = real["fsync"]
+    return done
+
+
+def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    done = _disk(monkeypatch, dies_at=99)
+    write_json(tmp_path / "new" / "x.json", 1)
+    partial = f".x.json.partial-{os.getpid()}"
+    assert done == [("sync", tmp_path.name), ("sync", partial), ("replace", "x.json"), ("sync", "new")]
+
+
+@each("dies_at", range(4))
+def test_a_kill_leaves_the_old_file_or_the_new_one_whole(tmp_path, dies_at):
+    path = tmp_path / "x.json"
+    write_json(path, "old")
+    with pytest.MonkeyPatch.context() as patch:
+        _disk(patch, dies_at)
+        if dies_at < 3:
+            with pytest.raises(_Killed):
+                write_json(path, "new")
+        else:
+            write_json(path, "new")
+    assert read_json(path) == ("old" if dies_at < 2 else "new")
+
+
+@each("dies_at", range(9))
+def test_a_kill_while_a_folder_is_published_leaves_a_manifest_only_of_what_is_there(tmp_path, dies_at):
+    final = _stage(tmp_path / str(dies_at), ["a", "manifest.json"])
+    (final / "a").write_text("old a")
+    (final / "manifest.json").write_text("old manifest.json")
+    staging = _stage(tmp_path / f"staging{dies_at}", ["a", "manifest.json"])
+    with pytest.MonkeyPatch.context() as patch:
+        _disk(patch, dies_at)
+        if dies_at < 7:
+            with pytest.raises(_Killed):
+                publish(staging, final)
+        else:
+            publish(staging, final)
+    there = {path.name: path.read_text() for path in final.iterdir()}
+    assert there["a"] == ("old a" if dies_at < 3 else "new a")
+    assert there.get("manifest.json") == ("new manifest.json" if dies_at > 5 else None)
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="could not be written"):
+        write_json(tmp_path / "file" / "below" / "x.json", 1)
 
 
 def test_a_checkpoint_s_state_is_json_in_the_file_s_header(tmp_path):

@@ -107,7 +107,10 @@ def test_a_wrong_name_or_setting_is_one_sentence(experiment, tmp_path):
         ({"name": "paretto"}, "there is no figure 'paretto' (did you mean 'pareto'?); there are "),
         ({"spec": '{"colours": {}}'}, "unknown configuration key `figures.pareto.colours` (did you mean 'colors'?)."),
         ({"spec": '{"dpi": 0}'}, "configuration key `figures.pareto.dpi` is 0: "),
-        ({"spec": '{"colors": {"local": "no colour"}}'}, "the figure's `colors.local` is 'no colour', which is no colour; "),
+        (
+            {"spec": '{"colors": {"local": "no colour"}}'},
+            "configuration key `figures.pareto.colors.local` is 'no colour': matplotlib knows no such colour",
+        ),
         (
             {"spec": '{"x_scale": "cubic"}'},
             "configuration key `figures.pareto.x_scale` is 'cubic'; it must be one of linear, log.",
@@ -122,12 +125,12 @@ def test_a_wrong_name_or_setting_is_one_sentence(experiment, tmp_path):
 
 def test_unfit_tables_are_one_sentence(make_tables):
     unfit = [
-        (lambda folder: (folder / "runs.parquet").unlink(), "runs.parquet is missing; run snakemake"),
+        (lambda folder: (folder / "runs.parquet").unlink(), "runs.parquet is missing; fetch it with"),
         (lambda folder: (folder / "runs.parquet").write_text("text"), "runs.parquet cannot be read"),
         (lambda folder: edit(folder, "fidelity", lambda t: t.drop(columns="layer")), "fidelity.parquet has no column `layer`"),
         (
             lambda folder: edit(folder, "runs", lambda t: t.assign(objective="magic")),
-            "have objective `magic`; it must be one of local, e2e, e2e_ds, finetune.",
+            "has runs of objective `magic`, which is none of local, e2e, e2e_ds, finetune; delete it",
         ),
     ]
     for case, (change, message) in enumerate(unfit):

@@ -160,17 +160,18 @@ def _literal(sae: SAE, model: Decoder, spec: RunSpec, names: list[str], scale: f
     parts = _literal_sae(sae, spec, x)
     minimised = spec.objective in ("local", "finetune") or settings.reconstruction_coeff
     outputs = parts["outputs"] if minimised else parts["outputs"][-1:]  # what is only tracked is the whole dictionary's
-    terms = {"out_to_in": sum(_elements(output, x, norm).mean() for output in outputs)}
+    found = {"out_to_in": [_elements(output, x, norm).mean() for output in outputs]}
     if spec.objective != "local":
-        terms["logits_kl"] = torch.zeros((), dtype=torch.float64)
-        terms |= {"in_to_orig": torch.zeros((), dtype=torch.float64)} if names else {}
+        found |= {"logits_kl": []} | ({"in_to_orig": []} if names else {})
         for output in parts["outputs"]:
             spliced = ((output * std + mean) / scale).view_as(value)
             new = _Replaced(model, spec.hook_point, lambda _, spliced=spliced: spliced)
             p, q = (model.logits(r[N_LAYERS]).softmax(dim=-1).flatten(0, 1) for r in (original, new.run(_tokens())))
-            terms["logits_kl"] = terms["logits_kl"] + sum((a * (a / b).log()).sum() for a, b in zip(p, q, strict=True)) / len(p)
-            for name in names:
-                terms["in_to_orig"] = terms["in_to_orig"] + ((new.values[name] - clean.values[name]) ** 2).mean() / len(names)
+            found["logits_kl"].append(sum((a * (a / b).log()).sum() for a, b in zip(p, q, strict=True)) / len(p))
+            if names:
+                found["in_to_orig"].append(sum(((new.values[n] - clean.values[n]) ** 2).mean() for n in names) / len(names))
+    terms = {name: values[-1] for name, values in found.items()}
+    terms |= {f"{name}_prefixes": sum(values[:-1]) for name, values in found.items() if len(values) > 1}
     if spec.sparsity_coeff is not None:
         terms["sparsity"] = _penalty(parts, spec)
     if settings.architecture == "gated":
@@ -278,6 +279,7 @@ _CASES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
     "e2e_ds attn.hook_z scale": ("e2e_ds", {"hook_point": "blocks.1.attn.hook_z", "scale": 0.37}, _DS),
     **{f"e2e at the last {hook}": ("e2e", {"hook_point": f"blocks.3.{hook}"}, _E2E) for hook in ("hook_mlp_out", "attn.hook_z")},
     "finetune": ("finetune", {}, _FINETUNE),
+    "continued": ("continued", {}, _LOCAL),
     "finetune coefficients": ("finetune", {"kl_coeff": 0.3, "reconstruction_coeff": 0.8}, _FINETUNE | {"out_to_in": 0.8, "balance": 0.3}),
     "finetune KL only": ("finetune", {"reconstruction_coeff": 0.0}, {"balance": 0.5, "sparsity": 0.7}),
     "finetune downstream": ("finetune", {"downstream_coeff": 0.2, "downstream_next": 2}, _FINETUNE | {"in_to_orig": 0.2}),
@@ -353,10 +355,10 @@ def _assert_literal(model: Decoder, objective: str, changes: dict[str, Any], wei
     for name, value in ours.items():
         torch.testing.assert_close(value, literal[name], rtol=1e-8, atol=0, msg=lambda text, name=name: f"{name}: {text}")
     loss = Objective(spec).total(ours, factor)
-    weights = dict(weights)
+    weights, sums = dict(weights), {name: literal[name] + literal.get(f"{name}_prefixes", 0.0) for name in literal}
     if "balance" in weights:
-        weights["logits_kl"] = weights.pop("balance") * (literal["out_to_in"] / literal["logits_kl"]).item()
-    expected = sum(weight * literal[name] for name, weight in weights.items())
+        weights["logits_kl"] = weights.pop("balance") * (sums["out_to_in"] / sums["logits_kl"]).item()
+    expected = sum(weight * sums[name] for name, weight in weights.items())
     torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0)
     found, wanted = _gradients(loss, sae), _gradients(expected, sae)
     for name in found:

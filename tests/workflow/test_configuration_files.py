@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from tests.each import each
 
 from saeworks.store.errors import UserError
 
@@ -47,6 +49,12 @@ def test_a_plan_has_the_runs_the_figures_and_the_notebook_that_its_file_asks_for
         ("studies.fidelity.n_tokens", 4096, "`studies.fidelity.n_tokens` is 4,096, but `corpus.eval_tokens` holds out 1,024"),
         ("runs.e2e.training", {"k": 3}, "unknown configuration key `runs.e2e.training.k`"),
         ("draw", ["paretto"], "`draw` names the figure 'paretto', which does not exist (did you mean 'pareto'?)"),
+        (
+            "draw",
+            ["samples_sweep"],
+            "`draw` names the figure 'samples_sweep', but no runs of this experiment differ in, or have,",
+        ),
+        ("draw", ["agreement_table"], "but the study that it shows has nothing to measure; set the keys of `studies.agreement`"),
     ],
 )
 def test_a_fault_is_a_sentence(tmp_path, key, value, sentence):
@@ -55,19 +63,31 @@ def test_a_fault_is_a_sentence(tmp_path, key, value, sentence):
     assert sentence in str(fault.value)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "sentence"),
+@each(
+    "key,value,sentence",
     [
         ("model.path", "nowhere", "nowhere/config.json is missing; correct its path in the configuration."),
         ("corpus", {"source": "text", "files": ["none.txt"], "context": 16}, "none.txt is missing; correct its path"),
-        ("model", {"source": "own", "name": "mine"}, "fetch it with `dvc pull data/models/mine`."),
+        (
+            "model",
+            {"source": "own", "name": "mine"},
+            "is missing; fetch it with `dvc pull data/models/mine`, or all that is stored",
+        ),
+        (
+            "model",
+            {"source": "own", "name": "other"},
+            "DVC does not store data/models/other; train that model, or correct `model.name`",
+        ),
     ],
 )
-def test_a_source_that_is_missing_is_named_before_anything_runs(tmp_path, key, value, sentence):
-    (tmp_path / "model").mkdir()
+def test_a_source_that_is_missing_is_named_when_a_job_wants_it(tmp_path, key, value, sentence):
+    (tmp_path / "model").mkdir(exist_ok=True)
     (tmp_path / "model" / "config.json").write_text("{}")
-    assert tiny_plan(tmp_path).notes() == []
-    assert any(sentence in note for note in tiny_plan(tmp_path, **{key: value}).notes())
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"mine": {"outs": [{"path": "data/models/mine"}]}}}))
+    assert tiny_plan(tmp_path).inputs("corpus")[1]
+    with pytest.raises(UserError) as fault:
+        tiny_plan(tmp_path, **{key: value}).inputs("corpus")
+    assert sentence in str(fault.value)
 
 
 def test_results_of_another_configuration_are_named(tmp_path):

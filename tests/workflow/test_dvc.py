@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def author(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("results", "times-of-seeds"):  # of further experiments
         del stages["stages"][name]
     for stage in stages["stages"].values():
-        if "foreach" in stage:
+        if stage.get("foreach"):
             stage["foreach"] = {"tiny": {"config": str(_CONFIG)}}
     (folder / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
     # DVC wants to see every block that dvc.yaml names
@@ -101,6 +102,10 @@ def test_nothing_is_to_be_done_after_clone_and_pull(author, clone):
 
 def test_a_figure_s_setting_is_seen_by_dvc_and_redraws_it_alone(author, tmp_path):
     clone = _cloned(author, tmp_path)
+    _edit(clone, draw=["pareto"])
+    status = _dvc(clone, "status")
+    assert "figures@tiny" in status and "tables@tiny" in status and "saes@tiny" not in status
+    _git(clone, "checkout", "--", ".")
     _edit(clone, **{"figures.pareto.x_scale": "log"})
     status = _dvc(clone, "status")
     assert "figures@tiny" in status and "saes@tiny" not in status and "tables@tiny" not in status
@@ -109,8 +114,14 @@ def test_a_figure_s_setting_is_seen_by_dvc_and_redraws_it_alone(author, tmp_path
     after = times(clone)
     changed = {path for path in after if before[path] != after[path]}
     assert changed and all("pareto" in path or "braun2024" in path for path in changed)
+    _dvc(clone, "checkout", "-q", "--force", "results/tiny/figures")  # the old files without their records
+    assert planned(_run(clone)) == {"pareto": 1, "braun2024": 1}
     _dvc(clone, "commit", "-q", "-f")
     assert "Data and pipelines are up to date." in _dvc(clone, "status")
+    _git(clone, "checkout", "--", ".")  # the old configuration with the new results
+    assert planned(_run(clone, "-n")) == {"pareto": 1, "braun2024": 1}
+    _dvc(clone, "checkout", "-q", "--force")
+    assert planned(_run(clone, "-n")) == {}
 
 
 def test_a_sparsity_coefficient_trains_one_run_in_a_clone(author, tmp_path):
@@ -129,6 +140,28 @@ def test_a_second_experiment_leaves_the_first_s_storage_alone(author, tmp_path):
     _run(clone, "--until", "corpus", "--configfile", "config/other.yaml")
     assert (clone / "data" / "corpora" / "other").exists()
     assert "Data and pipelines are up to date." in _dvc(clone, "status")
+
+
+def test_an_experiment_of_one_s_own_is_kept_by_its_line(author, tmp_path):
+    """One whose file lacks blocks that the default one has, and which draws one figure."""
+    (tmp_path / "place").mkdir()
+    work = _cloned(author, tmp_path / "place")
+    values = yaml.safe_load(TINY.read_text()) | {"experiment": "mine", "draw": ["pareto"]}
+    (work / "config" / "mine.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    shutil.copytree(work / "data" / "corpora" / "tiny", work / "data" / "corpora" / "mine")
+    shutil.copytree(work / "results" / "tiny" / "saes", work / "results" / "mine" / "saes")
+    stages = (work / "dvc.yaml").read_text()
+    line = re.search(r"```yaml\n  kept:\n(.*?)```", (REPOSITORY / "docs/guides/dvc.md").read_text(), flags=re.DOTALL)[1]
+    assert "    foreach: {}\n" in stages
+    (work / "dvc.yaml").write_text(stages.replace("    foreach: {}\n", line))
+    _dvc(work, "commit", "-q", "-f")
+    assert "Data and pipelines are up to date." in _dvc(work, "status")
+    _dvc(work, "push", "-q")
+    _git(work, "add", "-A")
+    _git(work, "commit", "-q", "-m", "mine")
+    clone = _cloned(work, tmp_path, "kept@mine")
+    kept = f"results/mine/saes/{HOOK}/e2e-c0.01-s0/sae_weights.safetensors"
+    assert (clone / kept).read_bytes() == (work / kept).read_bytes() and not (clone / "results" / "tiny").exists()
 
 
 def test_stages_are_pulled_by_name(author, tmp_path):

@@ -102,8 +102,10 @@ def test_a_sparsity_coefficient_trains_that_run_alone(workplace, variant):
 
 
 def test_a_fault_of_the_configuration_stops_with_a_sentence(tmp_path, variant):
-    output = snakemake(tmp_path, config=variant(**{"training.d_saee": 3}), check=False)
-    assert "unknown configuration key `training.d_saee` (did you mean 'd_sae'?)" in output
+    path = variant()
+    path.write_text(f"draw: [pareto]\n{path.read_text()}\ndraw: [pareto]\n")
+    output = snakemake(tmp_path, config=path, check=False)
+    assert f"{path} has the key `draw` in line 1 and again in line " in output
     assert "Traceback" not in output
     assert not (tmp_path / "results").exists()
 
@@ -169,7 +171,7 @@ def test_an_edited_text_makes_everything_stale_that_depends_on_it(empty, variant
     (empty / "stories.txt").write_text(story)
     corpus = {"source": "text", "files": ["stories.txt"], "context": 16, "n_tokens": 8192, "eval_tokens": 1024}
     local = yaml.safe_load(variant().read_text())["runs"]["local"]
-    changes = {"corpus": corpus, "runs": {"local": local}}
+    changes = {"corpus": corpus, "runs": {"local": local}, "draw": ["pareto"]}
     snakemake(empty, "--", "saes", config=variant(**changes))
     made = {"language_model", "corpus", "activation_cache", f"train/{HOOK}/local-c0.1-s0", f"train/{HOOK}/local-c1-s0"}
     assert not made & set(tiny_plan(empty, **changes).stale())

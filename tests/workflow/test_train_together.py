@@ -45,10 +45,10 @@ def test_runs_that_were_trained_but_not_taken_over_do_not_train_again(finished, 
         assert (empty / path).read_bytes() == (finished / path).read_bytes(), path
 
 
-def test_a_killed_job_continues_and_gives_the_same_bytes(empty, tmp_path):
+def test_after_a_killed_snakemake_the_next_call_continues_and_gives_the_same_bytes(empty, tmp_path):
     values = yaml.safe_load(TINY.read_text()) | {"train_together": True}
-    values["runs"] = {"local": values["runs"]["local"]}
-    values["training"] |= {"n_tokens": 200_000, "checkpoint_every": 50}
+    values |= {"runs": {"local": values["runs"]["local"]}, "draw": ["pareto"]}
+    values["training"] |= {"n_tokens": 2_000_000, "checkpoint_every": 50}
     config = tmp_path / "long.yaml"
     config.write_text(yaml.safe_dump(values))
     checkpoint = empty / "scratch/tiny" / HOOK / "local-c1-s0" / "checkpoint.safetensors"
@@ -62,12 +62,15 @@ def test_a_killed_job_continues_and_gives_the_same_bytes(empty, tmp_path):
         while not checkpoint.exists():
             assert job.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
+        os.kill(job.pid, signal.SIGSTOP)  # a living one is named; what it started goes on
+        refused = snakemake(empty, "--", "saes", config=config, check=False)
+        assert f"another Snakemake is at work here: process {job.pid} on" in refused
     finally:
-        os.killpg(job.pid, signal.SIGKILL)
+        os.kill(job.pid, signal.SIGKILL)  # it alone: its job notices, saves what it has and ends
         job.wait()
-    assert not (empty / "results/tiny/saes").exists()
-    snakemake(empty, "--unlock", config=config)
+    assert list((empty / ".snakemake" / "locks").iterdir())
     snakemake(empty, "--", "saes", config=config)
+    assert not list((empty / ".snakemake" / "presence").iterdir())
     log = (empty / f"logs/tiny/train/{HOOK}/together.log").read_text()
     assert "resuming local-c0.1-s0 at step" in log and "resuming local-c1-s0 at step" in log
     alone = tmp_path / "alone"

@@ -14,9 +14,8 @@ rule activation_cache:
         "../../envs/environment.yaml"
     threads: 2
     params:
-        identity=PLAN.identity_json("activation_cache"),
-        fingerprint=PLAN.fingerprint("activation_cache"),
-        spec=PLAN.spec("activation_cache", "activations"),
+        identity=identity("activation_cache"),
+        spec=spec("activation_cache", "activations"),
         hook_points=PLAN.experiment.hook_points(),
         end_to_end=PLAN.end_to_end_options(),
         model=lambda wc: PLAN.model,
@@ -24,5 +23,5 @@ rule activation_cache:
         out=lambda wc: PLAN.cache,
     shell:
         "saeworks cache --spec {params.spec:q} --hook-points {params.hook_points:q} {params.end_to_end:q} --model {params.model:q}"
-        " --corpus {params.corpus:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"
+        " --corpus {params.corpus:q} --out {params.out:q} --threads {threads}"
         " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

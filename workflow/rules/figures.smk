@@ -10,20 +10,20 @@ for figure_name in PLAN.figures:
             reads(f"figure/{figure_name}"),
         output:
             files=report(
-                PLAN.figure_files(figure_name),
+                update(PLAN.figure_files(figure_name)),
                 caption=f"../saeworks/studies/{figure_study}/{figure_name}.rst",
                 category=PLAN.studies[figure_study].title,
                 labels={"figure": figure_style.label},
             ),
-            record=PLAN.jobs[f"figure/{figure_name}"].record,
+            record=update(PLAN.jobs[f"figure/{figure_name}"].record),
         log:
             f"{LOGS}/figures/{figure_name}.log",
         conda:
             "../../envs/environment.yaml"
         params:
-            identity=PLAN.identity_json(f"figure/{figure_name}"),
+            identity=identity(f"figure/{figure_name}"),
             name=figure_name,
-            spec=PLAN.spec(f"figure/{figure_name}", "figure"),
+            spec=spec(f"figure/{figure_name}", "figure"),
             tables=lambda wc, input: os.path.dirname(input[0]),
             out=lambda wc, input, output: os.path.splitext(output.files[0])[0],
         shell:

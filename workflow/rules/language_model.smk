@@ -12,8 +12,8 @@ rule language_model:
     conda:
         "../../envs/environment.yaml"
     params:
-        identity=PLAN.identity_json("language_model"),
-        spec=PLAN.spec("language_model", "model"),
+        identity=identity("language_model"),
+        spec=spec("language_model", "model"),
         out=lambda wc: PLAN.model,
     shell:
         "saeworks prepare --spec {params.spec:q} --out {params.out:q} --threads {threads}"
@@ -24,19 +24,18 @@ rule corpus:
     input:
         reads("corpus"),
     output:
-        files=PLAN.jobs["corpus"].outputs,
-        record=PLAN.jobs["corpus"].record,
+        files=update(PLAN.jobs["corpus"].outputs),
+        record=update(PLAN.jobs["corpus"].record),
     log:
         f"{LOGS}/corpus.log",
     conda:
         "../../envs/environment.yaml"
     threads: 2
     params:
-        identity=PLAN.identity_json("corpus"),
-        fingerprint=PLAN.fingerprint("corpus"),
-        spec=PLAN.spec("corpus", "corpus"),
+        identity=identity("corpus"),
+        spec=spec("corpus", "corpus"),
         model=lambda wc: PLAN.model,
         out=lambda wc: PLAN.corpus,
     shell:
-        "saeworks corpus --spec {params.spec:q} --model {params.model:q} --out {params.out:q} --fingerprint {params.fingerprint} --threads {threads}"
+        "saeworks corpus --spec {params.spec:q} --model {params.model:q} --out {params.out:q} --threads {threads}"
         " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

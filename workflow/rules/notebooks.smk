@@ -8,14 +8,14 @@ for notebook_name in PLAN.notebooks:
         input:
             reads(f"notebook/{notebook_name}"),
         output:
-            ipynb=PLAN.jobs[f"notebook/{notebook_name}"].outputs[0],
+            ipynb=update(PLAN.jobs[f"notebook/{notebook_name}"].outputs[0]),
             html=report(
-                PLAN.jobs[f"notebook/{notebook_name}"].outputs[1],
+                update(PLAN.jobs[f"notebook/{notebook_name}"].outputs[1]),
                 caption=f"../report/{notebook_name}.rst",
                 category="Notebooks",
                 labels={"figure": notebook_title(notebook_name)},
             ),
-            record=PLAN.jobs[f"notebook/{notebook_name}"].record,
+            record=update(PLAN.jobs[f"notebook/{notebook_name}"].record),
         log:
             f"{LOGS}/{notebook_name}.log",
         conda:
@@ -23,13 +23,13 @@ for notebook_name in PLAN.notebooks:
         resources:
             notebook=1,
         params:
-            identity=PLAN.identity_json(f"notebook/{notebook_name}"),
+            identity=identity(f"notebook/{notebook_name}"),
             name=notebook_name,
             tables=lambda wc: PLAN.tables,
             figures=lambda wc: f"{PLAN.results}/figures",
-            drawn=PLAN.shown_in(notebook_name),
+            drawn=["--drawn", *PLAN.shown_in(notebook_name)] if PLAN.shown_in(notebook_name) else [],
             experiment=PLAN.name,
         shell:
-            "saeworks notebook --name {params.name} --tables {params.tables:q} --figures {params.figures:q} --drawn {params.drawn:q}"
+            "saeworks notebook --name {params.name} --tables {params.tables:q} --figures {params.figures:q} {params.drawn:q}"
             " --experiment {params.experiment:q} --out-ipynb {output.ipynb:q} --out-html {output.html:q}"
             " --record {output.record:q} --identity {params.identity:q} --log {log:q}"

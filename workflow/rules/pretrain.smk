@@ -5,14 +5,14 @@ rule novels:
     input:
         reads("novels"),
     output:
-        files=PLAN.jobs["novels"].outputs,
-        record=PLAN.jobs["novels"].record,
+        files=update(PLAN.jobs["novels"].outputs),
+        record=update(PLAN.jobs["novels"].record),
     log:
         "logs/novels.log",
     conda:
         "../../envs/environment.yaml"
     params:
-        identity=PLAN.identity_json("novels"),
+        identity=identity("novels"),
         out=lambda wc, input, output: os.path.dirname(output.files[0]),
     shell:
         "saeworks novels --out {params.out:q} --record {output.record:q} --identity {params.identity:q} --log {log:q}"
@@ -22,20 +22,19 @@ rule pretrain:
     input:
         reads("pretrain"),
     output:
-        files=PLAN.jobs["pretrain"].outputs,
-        record=PLAN.jobs["pretrain"].record,
+        files=update(PLAN.jobs["pretrain"].outputs),
+        record=update(PLAN.jobs["pretrain"].record),
     log:
         f"logs/pretrain-{PLAN.name}.log",
     conda:
         "../../envs/environment.yaml"
     threads: 1
     params:
-        identity=PLAN.identity_json("pretrain"),
-        fingerprint=PLAN.fingerprint("pretrain"),
-        spec=PLAN.spec("pretrain", "pretrain"),
+        identity=identity("pretrain"),
+        spec=spec("pretrain", "pretrain"),
         name=PLAN.name,
         scratch=f"scratch/pretrain/{PLAN.name}",
         out=lambda wc, input, output: os.path.dirname(output.files[0]),
     shell:
-        "saeworks pretrain --spec {params.spec:q} --name {params.name:q} --out {params.out:q} --scratch {params.scratch:q} --fingerprint {params.fingerprint}"
+        "saeworks pretrain --spec {params.spec:q} --name {params.name:q} --out {params.out:q} --scratch {params.scratch:q}"
         " --threads {threads} --record {output.record:q} --identity {params.identity:q} --log {log:q}"

@@ -10,10 +10,10 @@ for study_name, study in PLAN.studies.items():
         name:
             f"measure_{study_name}"
         input:
-            lambda wc, study=study_name: reads(PLAN.measurement(study, at(wc))),
+            reads(lambda wc, study=study_name: PLAN.measurement(study, at(wc))),
         output:
-            files=PLAN.part_files(study_name, _PLACES[study.scope]),
-            record=PLAN.part_record(study_name, _PLACES[study.scope]),
+            files=update(PLAN.part_files(study_name, _PLACES[study.scope])),
+            record=update(PLAN.part_record(study_name, _PLACES[study.scope])),
         log:
             f"{LOGS}/{study_name}/{_PLACES[study.scope] or 'measure'}.log",
         conda:
@@ -24,9 +24,9 @@ for study_name, study in PLAN.studies.items():
             mem_mb=32000,
             runtime=240,
         params:
-            identity=lambda wc, study=study_name: PLAN.identity_json(PLAN.measurement(study, at(wc))),
+            identity=identity(lambda wc, study=study_name: PLAN.measurement(study, at(wc))),
             study=study_name,
-            spec=lambda wc, study=study_name: PLAN.spec(PLAN.measurement(study, at(wc)), study),
+            spec=spec(lambda wc, study=study_name: PLAN.measurement(study, at(wc)), study_name),
             at=lambda wc: ["--at", at(wc)] if at(wc) else [],
             model=lambda wc: PLAN.model,
             corpus=lambda wc: PLAN.corpus,
@@ -44,14 +44,14 @@ for study_name, study in PLAN.studies.items():
         input:
             reads(f"gather/{study_name}"),
         output:
-            files=PLAN.table_files(study_name),
-            record=PLAN.jobs[f"gather/{study_name}"].record,
+            files=update(PLAN.table_files(study_name)),
+            record=update(PLAN.jobs[f"gather/{study_name}"].record),
         log:
             f"{LOGS}/{study_name}_tables.log",
         conda:
             "../../envs/environment.yaml"
         params:
-            identity=PLAN.identity_json(f"gather/{study_name}"),
+            identity=identity(f"gather/{study_name}"),
             study=study_name,
             parts=PLAN.part_folders(study_name),
             out=lambda wc, input, output: os.path.dirname(output.files[0]),
@@ -64,14 +64,14 @@ rule claims:
     input:
         reads("claims"),
     output:
-        files=PLAN.jobs["claims"].outputs,
-        record=PLAN.jobs["claims"].record,
+        files=update(PLAN.jobs["claims"].outputs),
+        record=update(PLAN.jobs["claims"].record),
     log:
         f"{LOGS}/claims.log",
     conda:
         "../../envs/environment.yaml"
     params:
-        identity=PLAN.identity_json("claims"),
+        identity=identity("claims"),
         experiment=PLAN.name,
         studies=list(PLAN.studies),
     shell:
@@ -81,6 +81,19 @@ rule claims:
 rule all_tables:
     input:
         [path for job in PLAN.jobs.values() if job.stage in ("gather", "claims") for path in job.outputs],
+
+
+rule novels_text:
+    output:
+        "data/texts/novels/{name}.txt",
+    log:
+        "logs/novels_text/{name}.log",
+    wildcard_constraints:
+        name="train|val",
+    conda:
+        "../../envs/environment.yaml"
+    shell:
+        "saeworks novels --out data/texts/novels --log {log:q}"
 
 
 rule agreement_data:

@@ -4,10 +4,10 @@
 
 rule train:
     input:
-        lambda wc: reads(f"train/{at(wc)}"),
+        reads(lambda wc: f"train/{at(wc)}"),
     output:
-        files=PLAN.run_files("{hook_point}/{run}"),
-        record=PLAN.record("saes", "{hook_point}/{run}"),
+        files=update(PLAN.run_files("{hook_point}/{run}")),
+        record=update(PLAN.record("saes", "{hook_point}/{run}")),
     log:
         f"{LOGS}/train/{{hook_point}}/{{run}}.log",
     benchmark:
@@ -20,10 +20,9 @@ rule train:
         mem_mb=32000,
         runtime=1440,
     params:
-        identity=lambda wc: PLAN.identity_json(f"train/{at(wc)}"),
-        fingerprint=lambda wc: PLAN.fingerprint(f"train/{at(wc)}"),
-        spec=lambda wc: PLAN.spec(f"train/{at(wc)}", "run"),
-        activations=lambda wc: PLAN.spec(f"train/{at(wc)}", "activations"),
+        identity=identity(lambda wc: f"train/{at(wc)}"),
+        spec=spec(lambda wc: f"train/{at(wc)}", "run"),
+        activations=spec(lambda wc: f"train/{at(wc)}", "activations"),
         model=lambda wc: PLAN.model,
         corpus=lambda wc: PLAN.corpus,
         cache=lambda wc: PLAN.cache,
@@ -32,7 +31,7 @@ rule train:
         out=lambda wc: f"{PLAN.saes}/{at(wc)}",
         take=lambda wc: PLAN.taking(at(wc)),
     shell:
-        "{params.take}saeworks train --spec {params.spec:q} --activations {params.activations:q} --fingerprint {params.fingerprint}"
+        "{params.take}saeworks train --spec {params.spec:q} --activations {params.activations:q}"
         " --cache {params.cache:q} --model {params.model:q} --corpus {params.corpus:q} --out {params.out:q} --scratch {params.scratch:q}"
         " {params.start:q} --threads {threads} --record {output.record:q} --identity {params.identity:q} --log {log:q}"
 
@@ -65,16 +64,17 @@ for together_at, together_runs in PLAN.trained_together.items():
             mem_mb=32000,
             runtime=1440,
         params:
-            identities=[PLAN.identity_json(f"train/{run}") for run in together_runs],
-            fingerprints=[PLAN.fingerprint(f"train/{run}") for run in together_runs],
-            specs=[PLAN.spec(f"train/{run}", "run") for run in together_runs],
-            activations=PLAN.spec(f"train/{together_runs[0]}", "activations"),
+            identities=lambda wc, runs=together_runs: [
+                PLAN.asked(PLAN.identity_json(f"train/{run}", PLAN.run_files(run, PLAN.together))) for run in runs
+            ],
+            specs=lambda wc, runs=together_runs: [PLAN.asked(PLAN.spec(f"train/{run}", "run")) for run in runs],
+            activations=spec(f"train/{together_runs[0]}", "activations"),
             model=lambda wc: PLAN.model,
             corpus=lambda wc: PLAN.corpus,
             cache=lambda wc: PLAN.cache,
             out=[f"{PLAN.together}/{run}" for run in together_runs],
             scratch=[f"{PLAN.scratch}/{run}" for run in together_runs],
         shell:
-            "saeworks train --spec {params.specs:q} --activations {params.activations:q} --fingerprint {params.fingerprints} --cache {params.cache:q}"
+            "saeworks train --spec {params.specs:q} --activations {params.activations:q} --cache {params.cache:q}"
             " --model {params.model:q} --corpus {params.corpus:q} --out {params.out:q} --scratch {params.scratch:q} --threads {threads}"
             " --record {output.records:q} --identity {params.identities:q} --log {log:q}"

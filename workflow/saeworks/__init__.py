@@ -28,11 +28,13 @@ def load_run(path: str | Path, device: str = "cpu", hook_point: str | None = Non
         hook_point: which SAE, where a file or folder holds several.
 
     Raises:
-        saeworks.store.errors.UserError: there is none, it is incomplete or damaged, or computes what no class here does.
+        saeworks.store.errors.UserError: there is none, it is incomplete or damaged, or computes what no class here does; or
+            there is no such device.
     """
+    from .device import usable
     from .sae.interop import load
 
-    return load(Path(path), device, hook_point)
+    return load(Path(path), usable(device), hook_point)
 
 
 def load_session(
@@ -47,8 +49,10 @@ def load_session(
         evaluation: the block `studies.fidelity` that `session.evaluate()` uses; None: its defaults, all held-out rows.
 
     Raises:
-        saeworks.store.errors.UserError: something that the run was made from is missing or has changed.
+        saeworks.store.errors.UserError: something that the run was made from is missing or has changed, or there is no such
+            device.
     """
+    from .device import usable
     from .session import load_session as load
 
-    return load(run, experiment_root, device, evaluation)
+    return load(run, experiment_root, usable(device), evaluation)

@@ -13,9 +13,9 @@ from .config.model import HubModel, ModelConfig
 from .lm.bridge import model_location
 from .sae.formats import read_config, save_sae
 from .sae.interop import IN_SAELENS, load, save_sparsify
-from .session import model_settings, tables_folder
+from .session import model_settings, read_run, tables_folder
 from .store.errors import UserError
-from .store.files import read_json, write_tensors
+from .store.files import write_tensors
 from .studies.tables import read_table
 
 _BLOCKS = {"gpt2": "h", "gpt_neo": "h", "gptj": "h", "bloom": "h", "falcon": "h"}  # of the rest: layers
@@ -56,7 +56,7 @@ def export_sparsify(run: Path, out: Path, module: str | None) -> None:
     Raises:
         UserError: sparsify has no such SAE, or no module outputs what it reads.
     """
-    sae, manifest = load(run), read_json(run / "manifest.json")
+    sae, manifest = load(run), read_run(run)
     hook_point, model = manifest["spec"]["hook_point"], model_settings(manifest)
     module = module or module_path(hook_point, _family(model))
     notes = {"hook_name": hook_point, "model": model.name, "model_processing": model.processing.model_dump()}
@@ -96,7 +96,7 @@ def _family(model: ModelConfig) -> str:
         if isinstance(model, HubModel):
             from transformers import AutoConfig  # slow import
 
-            return AutoConfig.from_pretrained(model.name, revision=model.revision).model_type
+            return AutoConfig.from_pretrained(model_location(model), revision=model.revision).model_type
         return json.loads((Path(model_location(model)) / "config.json").read_text())["model_type"]
     except UserError as error:
         raise UserError(f"{str(error).split(';')[0]}; {mend}.") from None

@@ -10,25 +10,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
-from .activations.cache import ActivationCache
+from .activations.cache import ActivationCache, CacheManifest
 from .activations.stream import ActivationStream, open_activations
 from .config.activations import ActivationsConfig
 from .config.base import parse
-from .config.model import HubModel, ModelConfig, OwnModel, PathModel, model_label
+from .config.model import ModelConfig, model_label
+from .config.names import HookPoint
 from .lm.bridge import BridgeModel
+from .lm.corpus import CorpusManifest
 from .lm.decoder import Decoder
-from .lm.prepare import load_model, prepare
+from .lm.prepare import ModelRecord, load_model, prepare
 from .lm.sites import Site
 from .sae.base import SAE
-from .sae.formats import load_sae
+from .sae.formats import load_sae, refetch
 from .store.errors import UserError
 from .store.files import content_hash, read_json
-from .studies.fidelity.measure import evaluate
+from .studies.evaluation import evaluate
 from .studies.fidelity.settings import FidelityConfig
 from .studies.held_out import held_out_rows
-
-_SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ def load_session(
         UserError: the run or its corpus is missing, or the model is no longer the one that the run was trained on.
     """
     run, data = Path(run), Path(experiment_root) / "data"
-    manifest = read_json(run / "manifest.json")
-    if not isinstance(manifest, dict) or not {"spec", "data"} <= manifest.keys():
-        raise UserError(f"{run}/manifest.json is not that of a run of saeworks; name a folder under results/<experiment>/saes.")
+    manifest = read_run(run)
     made_from, hook_point = manifest["data"], manifest["spec"]["hook_point"]
     sae = load_sae(run, device)
     corpus = _find_corpus(data, made_from, run)
@@ -87,10 +86,34 @@ def load_session(
     return Session(model, sae, activations, Site.parse(hook_point, model.arch), corpus, evaluation or FidelityConfig())
 
 
+class _Spec(BaseModel):
+    hook_point: HookPoint
+
+
+class _Data(BaseModel):
+    model: dict[str, Any]
+    model_sha256: str
+    corpus_sha256: str
+    settings: dict[str, Any]
+
+
+class _Run(BaseModel):
+    spec: _Spec
+    data: _Data
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """The manifest of the run in folder `run`.
+
+    Raises:
+        UserError: it is missing, or that of something else.
+    """
+    return read_json(run / "manifest.json", _Run, f"name the folder of a run of saeworks, or {refetch(run)}")
+
+
 def model_settings(run_manifest: dict[str, Any]) -> ModelConfig:
     """The model block of the experiment that a run belongs to."""
-    settings = run_manifest["data"]["model"]
-    return parse(_SOURCES[settings["source"]], settings, "model")
+    return parse(ModelConfig, run_manifest["data"]["model"], "model")
 
 
 def tables_folder(run: Path) -> Path:
@@ -102,30 +125,29 @@ def _experiment(run: Path) -> str:
     return run.resolve().parent.parent.parent.name
 
 
-def _manifests(folder: Path, pattern: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _manifests(folder: Path, pattern: str, shape: type[BaseModel]) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.glob(f"{pattern}/manifest.json")):
-        manifest = read_json(path)
-        if isinstance(manifest, dict):
-            yield path.parent, manifest
+        with contextlib.suppress(UserError):  # a damaged one is passed over
+            yield path.parent, read_json(path, shape)
 
 
 def _find_corpus(data: Path, made_from: dict[str, Any], run: Path) -> Path:
     found = [
         folder
-        for folder, manifest in _manifests(data / "corpora", "*/*")
-        if manifest.get("sha256", {}).get("train") == made_from["corpus_sha256"]
+        for folder, manifest in _manifests(data / "corpora", "*/*", CorpusManifest)
+        if manifest["sha256"]["train"] == made_from["corpus_sha256"]
     ]
     if found:  # experiments may share training rows and differ in the held-out ones
         return min(found, key=lambda folder: folder.parent.name != _experiment(run))
     raise UserError(
-        f"the corpus of run {run} is not under {data / 'corpora'}; fetch it with `dvc pull {data / 'corpora'}`, or make it with `snakemake "
-        "--cores 2 --until corpus` on the experiment's file."
+        f"the corpus of run {run} is not under {data / 'corpora'}; fetch it with `dvc pull corpus@{_experiment(run)}` if it is stored, or "
+        f"make it with `snakemake --cores all --until corpus --configfile <the experiment's file>`."
     )
 
 
 def _find_cache(data: Path, made_from: dict[str, Any], hook_point: str, d_in: int) -> Path | None:
-    for folder, manifest in _manifests(data / "activations", "*"):
-        if manifest.get("identity") == made_from and manifest["hook_points"].get(hook_point, {}).get("d_in") == d_in:
+    for folder, manifest in _manifests(data / "activations", "*", CacheManifest):
+        if manifest["identity"] == made_from and manifest["hook_points"].get(hook_point, {}).get("d_in") == d_in:
             return folder
     return None
 
@@ -142,14 +164,14 @@ def _find_model(data: Path, manifest: dict[str, Any], run: Path) -> Path:
     if found := _prepared(data, manifest["data"]):
         return found
     raise UserError(
-        f"the prepared model {folder} is not the one that run {run} was trained on: its weights differ; restore the model's files (`dvc "
-        "pull`), delete that folder and try again, or train the run again."
+        f"the prepared model {folder} is not the one that run {run} was trained on: its weights differ; restore the model's files (`dvc pull "
+        "--force novels-1m`, where it is that), delete that folder and try again, or train the run again."
     )
 
 
 def _prepared(data: Path, made_from: dict[str, Any]) -> Path | None:
-    for folder, record in _manifests(data / "prepared", "*"):
-        weights = record.get("sha256") or content_hash([record.get("sources"), record.get("model")])
-        if record.get("model") == made_from["model"] and weights == made_from["model_sha256"]:
+    for folder, record in _manifests(data / "prepared", "*", ModelRecord):
+        weights = record.get("sha256") or content_hash([record["sources"], record["model"]])
+        if record["model"] == made_from["model"] and weights == made_from["model_sha256"]:
             return folder
     return None

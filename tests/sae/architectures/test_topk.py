@@ -67,18 +67,21 @@ def test_batchtopk_selects_k_per_token_of_the_batch_in_training(way):
 
 
 @pytest.mark.parametrize("variant", ["batch_topk", "matryoshka"])
-def test_the_threshold_is_the_running_mean_of_the_smallest_activations_kept(variant):
-    sae, kept = make(variant), []
+def test_the_threshold_is_the_running_mean_of_the_middle_between_kept_and_dropped_activations(variant):
+    sae, middles = make(variant), []
     assert sae.threshold == 0
     for seed in range(5):
         x = random(4, 5, seed=seed) * (seed + 1)
         codes = literal.step(sae, variant, x).codes
-        kept.append(min(value for value in codes.flatten().tolist() if value > 0))
+        kept = [value for value in codes.flatten().tolist() if value > 0]
+        dropped = sorted(literal.positive(x @ sae.W_enc + sae.b_enc).flatten().tolist(), reverse=True)[len(kept)]
+        assert 0 < dropped < min(kept)
+        middles.append((min(kept) + dropped) / 2)
         (active if seed % 2 else dense).forward(sae, x)
-        weights = [0.001 * 0.999 ** (len(kept) - 1 - i) for i in range(len(kept))]
-        expected = sum(w * value for w, value in zip(weights, kept, strict=True)) / sum(weights)
+        weights = [0.001 * 0.999 ** (len(middles) - 1 - i) for i in range(len(middles))]
+        expected = sum(w * value for w, value in zip(weights, middles, strict=True)) / sum(weights)
         assert sae.threshold.item() == pytest.approx(expected, rel=1e-12)
-    assert max(kept) > 2 * min(kept)
+    assert max(middles) > 2 * min(middles)
 
 
 def test_a_batch_without_a_positive_activation_leaves_the_threshold_alone():

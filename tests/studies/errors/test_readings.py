@@ -18,7 +18,7 @@ from saeworks.studies.errors.claims import claims
 from saeworks.studies.errors.correlates import gaps, of_other_hook_points, with_own
 from saeworks.studies.errors.draws import z_scores
 from saeworks.studies.errors.frame import measured_runs, run_ratio, seed_ratio, short_name, shown_run, tokens_of, visible
-from saeworks.studies.resampling import ratio_interval, seed_interval
+from saeworks.studies.resampling import ratio_interval
 
 _CONFIG = ResamplingConfig(n_resamples=2000)
 
@@ -60,15 +60,6 @@ def test_ratios_without_an_interval(above, below, expected):
     np.testing.assert_array_equal(ratio_interval(np.array(above), np.array(below), _CONFIG, "x"), expected)
 
 
-def test_the_interval_over_seeds_is_student_s_on_the_logarithm():
-    values = np.array([1.0, 1.2, 1.5, 2.0])
-    mean, low, high = seed_interval(values, _CONFIG)
-    expected = stats.t.interval(0.95, 3, np.log(values).mean(), stats.sem(np.log(values)))
-    assert mean == pytest.approx(stats.gmean(values))
-    np.testing.assert_allclose([low, high], np.exp(expected))
-    assert np.isnan(seed_interval(values[:2], _CONFIG)[1:]).all()
-
-
 def test_a_run_s_ratio_is_that_of_its_means_and_leaves_out_what_was_not_measured(made_up):
     runs = measured_runs(made_up)
     assert list(dict.fromkeys(runs["objective"])) == ["local", "e2e", "e2e_ds"] and len(runs) == 6
@@ -88,6 +79,8 @@ def test_a_run_s_ratio_is_that_of_its_means_and_leaves_out_what_was_not_measured
     same = every[(every["settings"] == first["settings"]) & (every["hook_point"] == first["hook_point"])]
     values = [run_ratio(tokens, run, "kl_sae", "kl_random")[0] for run in same["run"]]
     assert n == len(values) == 3 and interval[0] == pytest.approx(stats.gmean(values))
+    student = stats.t.interval(0.95, 2, np.log(values).mean(), stats.sem(np.log(values)))
+    np.testing.assert_allclose(interval[1:], np.exp(student))
 
 
 def test_z_scores_are_standard_deviations_of_the_directions():

@@ -51,6 +51,13 @@ def test_nearest_cosines_of_two_dictionaries_equal_a_loop_in_both_directions():
         assert backward.tolist() == pytest.approx(_literal(b, a), abs=1e-6)
 
 
+def test_nearest_cosines_have_the_precision_of_the_dictionaries():
+    a, b = _random(7).double(), _random(9, 1).double()
+    for cosines, expected in zip(nearest_cosine(a, b), (_literal(a, b), _literal(b, a)), strict=True):
+        assert cosines.dtype == torch.float64
+        assert cosines.tolist() == pytest.approx(expected, rel=0, abs=1e-14)
+
+
 def test_nearest_cosines_within_a_dictionary_leave_out_the_feature_itself():
     for chunk, n in itertools.product([1, 2, 3, 100], [2, 3, 7]):
         a = _random(n)

@@ -8,15 +8,17 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, Field, PositiveInt
 from torch import Tensor
 
 from ..config.activations import ActivationsConfig
 from ..config.base import Json, parse
-from ..lm.corpus import load_rows
+from ..lm.corpus import load_rows, read_manifest
 from ..lm.prepare import load_model, read_record
 from ..lm.sites import Site
 from ..store.errors import UserError
@@ -27,9 +29,51 @@ _STORED = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": n
 _TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+class _Shard(BaseModel):
+    file: str
+    sha256: str
+
+
+class _HookPoint(BaseModel):
+    layer: int
+    d_in: PositiveInt
+    shards: Annotated[list[_Shard], Field(min_length=1)]
+
+
+class _Identity(BaseModel):
+    context: PositiveInt
+    n_rows: PositiveInt
+
+
+class CacheManifest(BaseModel):
+    """What must be in the manifest of a cache."""
+
+    identity: _Identity
+    dtype: Literal["float32", "float16", "bfloat16"]
+    rows_per_shard: PositiveInt
+    orders: dict[Literal["sequence_order", "token_order"], str]
+    hook_points: dict[str, _HookPoint]
+
+
+class _Written(BaseModel):
+    sha256: str
+    sum: list[float]
+    sum_of_squares: float
+    tokens: PositiveInt
+
+
+class _Progress(BaseModel):
+    identity: dict[str, Any]
+    shards: dict[str, _Written]
+
+
+def _mend(folder: Path) -> str:
+    return f"delete {folder / 'manifest.json'} and run the same snakemake command again: it makes what is missing or damaged"
+
+
 def identity(config: ActivationsConfig, model_folder: Path, corpus_folder: Path) -> dict:
     """What a cache's rows depend on: model and its processing, corpus bytes, settings."""
-    model, corpus = read_record(model_folder), read_json(corpus_folder / "manifest.json")
+    model, corpus = read_record(model_folder), read_manifest(corpus_folder)
     return {
         "model": model["model"],
         "model_sha256": model.get("sha256") or content_hash([model["sources"], model["model"]]),
@@ -51,7 +95,7 @@ def write_cache(
 ) -> None:
     """Cache the training rows of all `hook_points` in one forward pass per batch.
 
-    The size is printed before anything is written. Whole shards of an interrupted or smaller earlier write with the same
+    The size is printed before anything is written. Undamaged shards of an interrupted or smaller earlier write with the same
     identity and `fingerprint` (of the code) are kept.
 
     Raises:
@@ -73,7 +117,7 @@ def write_cache(
 
     who = identity(config, model_folder, corpus_folder)
     progress = _resume(out, who | {"fingerprint": fingerprint})
-    left = sum(site.d_in for site in sites for shard in range(n_shards) if not _done(out, progress, site.name, shard))
+    left = sum(site.d_in for site in sites for shard in range(n_shards) if not _done(progress, site.name, shard))
     require_space(
         out,
         left * min(n_rows, rows_per_shard) * context * stored.itemsize + n_rows * (context + 1) * 8,
@@ -81,7 +125,7 @@ def write_cache(
     )
     (out / "manifest.json").unlink(missing_ok=True)
     for shard in range(n_shards):
-        todo = [site for site in sites if not _done(out, progress, site.name, shard)]
+        todo = [site for site in sites if not _done(progress, site.name, shard)]
         if not todo:
             continue
         rows = tokens[shard * rows_per_shard : (shard + 1) * rows_per_shard]
@@ -97,22 +141,29 @@ def write_cache(
 
 
 def _resume(out: Path, who: dict) -> dict:
+    """What an earlier write of the same cache has left whole."""
     path = out / "progress.json"
     if path.exists():
-        progress = read_json(path)
-        if progress["identity"] == json.loads(json.dumps(who)):
-            return progress
+        with contextlib.suppress(UserError):  # unreadable: begun anew
+            progress = read_json(path, _Progress)
+            if progress["identity"] == json.loads(json.dumps(who)):
+                whole = {key: shard for key, shard in progress["shards"].items() if _is_whole(out, key, shard["sha256"])}
+                return progress | {"shards": whole}
         shutil.rmtree(out)  # shards of another model, corpus or setting
-    out.mkdir(parents=True, exist_ok=True)
     return {"identity": who, "shards": {}}
 
 
-def _done(out: Path, progress: dict, hook: str, shard: int) -> bool:
-    return f"{hook}/{shard}" in progress["shards"] and _shard_path(out, hook, shard).exists()
+def _is_whole(out: Path, key: str, digest: str) -> bool:
+    path = _shard_path(out, *key.rsplit("/", 1))
+    return path.is_file() and sha256_file(path) == digest
 
 
-def _shard_path(out: Path, hook: str, shard: int) -> Path:
-    return out / hook / f"{shard:05d}.npy"
+def _done(progress: dict, hook: str, shard: int) -> bool:
+    return f"{hook}/{shard}" in progress["shards"]
+
+
+def _shard_path(out: Path, hook: str, shard: int | str) -> Path:
+    return out / hook / f"{int(shard):05d}.npy"
 
 
 @torch.no_grad()
@@ -186,17 +237,16 @@ class ActivationCache:
     """
 
     def __init__(self, folder: Path, hook_point: str, expected: dict | None = None, device: str = "cpu") -> None:
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_json(folder / "manifest.json", CacheManifest, _mend(folder))
         if hook_point not in manifest["hook_points"]:
             raise UserError(
-                f"the activation cache {folder} does not hold {hook_point}; it holds {', '.join(manifest['hook_points'])}. Rerun the "
-                "`cache` stage."
+                f"the activation cache {folder} does not hold {hook_point}; it holds {', '.join(manifest['hook_points'])}: {_mend(folder)}."
             )
         if expected is not None and json.loads(json.dumps(expected)) != manifest["identity"]:
             stale = sorted(k for k in expected if expected[k] != manifest["identity"].get(k))
             raise UserError(
                 f"the manifest of activation cache {folder} is stale: its {', '.join(stale)} differ from the model and corpus on disk; "
-                "delete that folder and rerun."
+                f"{_mend(folder)}."
             )
         stored = manifest["hook_points"][hook_point]
         self.manifest = manifest["identity"]
@@ -205,10 +255,12 @@ class ActivationCache:
         self.device = device
         self._dtype = manifest["dtype"]
         self._tokens_per_shard = manifest["rows_per_shard"] * self.context
-        files = {s["file"]: s["sha256"] for s in stored["shards"]}
-        files |= {f"{name}.npy": digest for name, digest in manifest["orders"].items()}
-        _verify(folder, files)
-        self._shards = [_open(folder / name, self._dtype) for name in files if "/" in name]
+        shards = {f"{hook_point}/{i:05d}.npy": shard["sha256"] for i, shard in enumerate(stored["shards"])}
+        _verify(folder, shards | {f"{name}.npy": digest for name, digest in manifest["orders"].items()})
+        sizes = [self._tokens_per_shard] * (len(shards) - 1) + [
+            self.n_rows * self.context - self._tokens_per_shard * (len(shards) - 1)
+        ]
+        self._shards = [_open(folder, name, self._dtype, (size, self.d_in)) for name, size in zip(shards, sizes, strict=True)]
         self.sequence_order = torch.from_numpy(np.load(folder / "sequence_order.npy"))
         self.token_order = torch.from_numpy(np.load(folder / "token_order.npy", mmap_mode="c"))
         self._folder = folder
@@ -265,33 +317,42 @@ def _take_rows(shards: list[np.ndarray], rows_per_shard: int, index: np.ndarray)
     return np.take(gathered, place, axis=0, mode="clip")
 
 
-def _open(path: Path, dtype: str) -> np.ndarray:
+def _open(folder: Path, name: str, dtype: str, shape: tuple[int, int]) -> np.ndarray:
+    path = folder / name
     try:
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise UserError(f"activation shard {path} cannot be read ({error}); delete it and rerun the `cache` stage.") from None
-    if array.dtype != _STORED[dtype]:
-        raise UserError(f"activation shard {path} holds {array.dtype}, not {dtype}; delete it and rerun the `cache` stage.")
+        raise UserError(f"activation shard {path} cannot be read ({error}); {_mend(folder)}.") from None
+    if (array.dtype, array.shape) != (_STORED[dtype], shape):
+        raise UserError(
+            f"activation shard {path} holds {array.dtype} of shape {array.shape}, not {dtype} of {shape}; {_mend(folder)}."
+        )
     return array
 
 
 def _verify(folder: Path, files: dict[str, str]) -> None:
     """Compare checksums, once per file: `verified.json` remembers size and time of what was found intact."""
     stamp = folder / "verified.json"
-    known = json.loads(stamp.read_text()) if stamp.exists() else {}
+    known = {}
+    if stamp.exists():
+        with contextlib.suppress(UserError):  # unreadable: all are compared again
+            known = read_json(stamp, dict[str, Any])
     seen = {}
     for name, digest in files.items():
         path = folder / name
         try:
             status = os.stat(path)
+            mark = [status.st_size, status.st_mtime_ns, digest]
+            damaged = known.get(name) != mark and sha256_file(path) != digest
         except FileNotFoundError:
-            raise UserError(f"activation file {path} is missing; rerun the `cache` stage.") from None
-        mark = [status.st_size, status.st_mtime_ns, digest]
-        if known.get(name) != mark and sha256_file(path) != digest:
-            raise UserError(f"activation file {path} is damaged (its checksum differs); delete it and rerun the `cache` stage.")
+            raise UserError(f"activation file {path} is missing; {_mend(folder)}.") from None
+        except OSError as error:
+            raise UserError(f"activation file {path} cannot be read ({error.strerror}); {_mend(folder)}.") from None
+        if damaged:
+            raise UserError(f"activation file {path} is damaged (its checksum differs); {_mend(folder)}.")
         seen[name] = mark
     if any(known.get(name) != mark for name, mark in seen.items()):
-        with contextlib.suppress(PermissionError):  # a cache that others own is checked at every start
+        with contextlib.suppress(UserError):  # a cache that cannot be written to is checked at every start
             write_json(stamp, known | seen)
 
 

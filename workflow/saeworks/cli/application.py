@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +12,21 @@ from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from .commands import COMMANDS
-from .derive import command
-from .process import report
+from .derive import command, imported
+from .process import STATUSES
 
 _PACKAGE = Path(__file__).parents[1]
+_COLUMNS = 100  # of a help text, at most
 
 
 def application() -> TyperGroup:
     """The whole command line, as the click group that Typer makes of it; its `commands` are derived one by one, when looked up."""
-    app = typer.Typer(cls=_Group, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
-    app.callback(help="Train, compare and understand sparse autoencoders, reproducibly.")(_options_without_command)
+    width = {"max_content_width": _COLUMNS}
+    app = typer.Typer(cls=_Group, add_completion=False, no_args_is_help=True, rich_markup_mode=None, context_settings=width)
+    statuses = "; ".join(f"{status}: {meaning}" for status, meaning in STATUSES.items())
+    app.callback(help="Train, compare and understand sparse autoencoders, reproducibly.", epilog=f"Exit status: {statuses}.")(
+        _options_without_command
+    )
     return typer.main.get_command(app)
 
 
@@ -38,9 +42,7 @@ class _Commands(Mapping[str, TyperCommand]):
     """The commands by name; looking one up imports its module."""
 
     def __getitem__(self, name: str) -> TyperCommand:
-        module, function = COMMANDS[name].target.split(":")
-        imported = importlib.import_module(f"{_PACKAGE.name}.{module}")
-        return command(name, getattr(imported, function), COMMANDS[name])
+        return command(name, imported(COMMANDS[name].target), COMMANDS[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
@@ -50,7 +52,7 @@ class _Commands(Mapping[str, TyperCommand]):
 
 
 class _Group(TyperGroup):
-    """The command line: its commands are imported when they run, and end with a sentence and a status if they fail."""
+    """The command line, whose commands are imported when they run."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings | {"commands": _Commands()})
@@ -59,14 +61,6 @@ class _Group(TyperGroup):
         for heading, stage in (("Commands for people", False), ("Stages, which the rules of the workflow run", True)):
             with formatter.section(heading):
                 formatter.write_dl([(name, first_line(c.target)) for name, c in COMMANDS.items() if c.stage is stage])
-
-    def invoke(self, ctx: typer.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.TyperException, BrokenPipeError):  # help, a wrong option, `| head`: Typer deals with these
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            raise typer.Exit(report(error)) from error
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,6 +7,7 @@ of the command is its function's docstring up to the first section, that of an o
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -19,7 +20,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..config.base import Json
-from ..store.files import write_json
+from ..plan.presence import follow
 from . import process
 from .commands import Command
 
@@ -41,18 +42,30 @@ def command(name: str, function: Callable[..., Any], kind: Command) -> TyperComm
         process.keep_log(of_process.pop("log", None))
         records = {key: of_process.pop(key) for key in ("record", "identity") if key in of_process}
         begun = process.begin_records(**records)
-        if kind.computes:
+        if begun:
+            follow(f"saeworks {name}")
+        positional = [options.pop(key) for key, p in taken.items() if p.kind is p.POSITIONAL_ONLY]
+        if kind.computes and not (kind.unless and imported(kind.unless)(*positional)):
             device = process.prepare_torch(**of_process)
             options |= {"device": device} if "device" in taken else {}
-        positional = [options.pop(key) for key, p in taken.items() if p.kind is p.POSITIONAL_ONLY]
+        if "fingerprint" in taken:
+            found = [content["fingerprint"] for _, content in begun]
+            listed = any(get_origin(part) is list for part in _inner(taken["fingerprint"].annotation))
+            options["fingerprint"] = found if listed else next(iter(found), None)
         function(*positional, **options)
-        for path, content in begun:
-            write_json(path, content)
+        process.end_records(begun)
 
-    call.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in (taken | own).values()])
+    shown = {key: p for key, p in taken.items() if key != "fingerprint"}  # which `--identity` gives
+    call.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in (shown | own).values()])
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name, cls=_Command, help=read_docstring(function.__doc__)[0])(call)
     return typer.main.get_command(app)
+
+
+def imported(target: str) -> Callable[..., Any]:
+    """The function `module:function` of the package."""
+    module, function = target.split(":")
+    return getattr(importlib.import_module(f"{__package__.split('.')[0]}.{module}"), function)
 
 
 def read_docstring(docstring: str | None) -> tuple[str, dict[str, str]]:
@@ -72,13 +85,13 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 def _annotation(parameter: inspect.Parameter, text: str | None) -> Any:
     parts = [parameter.annotation, *_inner(parameter.annotation)]
     listed = [get_args(part)[0] for part in parts if get_origin(part) is list]
-    kind: dict[str, Any] = {"help": text}
+    kind: dict[str, Any] = {"help": text and f"{text[0].upper()}{text[1:].rstrip('.')}."}
     if Json in parts:
         kind |= {"parser": _read_json, "metavar": "JSON"}
     if parameter.kind is parameter.POSITIONAL_ONLY:
         return Annotated[parameter.annotation, typer.Argument(**kind)]
     if listed:
-        kind["metavar"] = f"{kind.get('metavar') or f'<{listed[0].__name__}>'}..."
+        kind["metavar"] = f"{kind.get('metavar') or f'<{listed[0].__name__.lower()}>'}..."
     names = [f"--{parameter.name.replace('_', '-')}"] if parameter.default is False else []  # no --no-<name> beside it
     return Annotated[parameter.annotation, typer.Option(*names, **kind)]
 
@@ -96,7 +109,8 @@ def _read_json(given: str) -> str:
     except OSError as error:
         raise typer.BadParameter(f"{given[1:]} cannot be read ({error.strerror}).") from None
     except ValueError as error:
-        raise typer.BadParameter(f"not valid JSON: {error}.") from None
+        what = f"{given[1:]} is " if given.startswith("@") else ""
+        raise typer.BadParameter(f"{what}not valid JSON: {error}.") from None
     return text
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..config.model import Name
+from ..config.names import Name
 from ..store.errors import UserError
 
 TEMPLATE = """\

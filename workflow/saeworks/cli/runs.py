@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..store.errors import UserError, did_you_mean
+from ..studies.tables import read_table
 
 _METRICS = {
     "l0": "L0",
@@ -20,7 +21,7 @@ _DECIMALS = {"L0": 1, "CE increase": 4, "KL": 4, "explained variance": 3, "alive
 
 
 def runs(experiment: str, /, csv: bool = False) -> None:
-    """Show the runs of an experiment and what came of each.
+    """Show the runs of an experiment and what came of each, by hook point.
 
     L0 is active features per token, the increase in cross-entropy (CE) and KL are in nats, alive is a number of features.
 
@@ -35,7 +36,7 @@ def runs(experiment: str, /, csv: bool = False) -> None:
     if csv:
         table.to_csv(sys.stdout, index=False)
     else:
-        print(aligned(table))
+        print(by_hook_point(table))
 
 
 def run_table(results: Path, experiment: str) -> pd.DataFrame:
@@ -51,15 +52,26 @@ def run_table(results: Path, experiment: str) -> pd.DataFrame:
         known = sorted(path.parents[1].name for path in results.glob("*/tables/runs.parquet"))
         others = f"experiments with tables are {', '.join(known)}" if known else "no experiment has tables yet"
         raise UserError(
-            f"{missing[0]} is missing{did_you_mean(experiment, known)}; {others}: make others with `snakemake --cores all --configfile "
-            "config/<experiment>.yaml`, or fetch those that are stored with `dvc pull`."
+            f"{missing[0]} is missing{did_you_mean(experiment, known)}; {others}: fetch it with `dvc pull --force {missing[0]}` if it is stored, "
+            "or make it with `snakemake --cores all --configfile <its file in config/>`."
         )
-    runs, fidelity = pd.read_parquet(tables / "runs.parquet"), pd.read_parquet(tables / "fidelity.parquet")
+    runs = read_table(tables, "runs", ["run", "objective", "architecture", "sparsity_coeff", "k", "seed"])
+    fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
     overall = fidelity[(fidelity["positions"] == "all") & (fidelity["layer"] == -1) & fidelity["metric"].isin(_METRICS)]
     metrics = overall.pivot(index="run", columns="metric", values="value").reindex(columns=list(_METRICS))
     sparsity = {"sparsity_coeff": "λ", "k": "k"}
     columns = ["run", "objective", "architecture", *(key for key in sparsity if runs[key].notna().any()), "seed"]
     return runs[columns].merge(metrics, how="left", left_on="run", right_index=True).rename(columns=sparsity | _METRICS)
+
+
+def by_hook_point(table: pd.DataFrame) -> str:
+    """`run_table` as text, under each hook point the runs there."""
+    hook_points = table["run"].str.partition("/")[0]
+    heading, *lines = aligned(table.assign(run=table["run"].str.partition("/")[2])).splitlines()
+    parts = [
+        [f"{at}:", heading, *(lines[i] for i in where)] for at, where in table.groupby(hook_points, sort=False).indices.items()
+    ]
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def aligned(table: pd.DataFrame) -> str:

@@ -18,9 +18,9 @@ class ActivationsConfig(Frozen):
     )
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="Type of the stored activations.")
     shard_tokens: PositiveInt = Field(
-        262_144, description="Tokens per shard file; an interrupted write resumes after the last whole shard."
+        262_144, le=2**31, description="Tokens per shard file; an interrupted write resumes after the last whole shard."
     )
-    batch_rows: PositiveInt = Field(64, description="Corpus rows per forward pass.")
+    batch_rows: PositiveInt = Field(64, le=2**16, description="Corpus rows per forward pass.")
     block_rows: PositiveInt | None = Field(
         None,
         description="Corpus rows that are shuffled together token by token; null: all of them. A stream holds one block in memory.",

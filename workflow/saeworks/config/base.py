@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
+import reprlib
 import typing
+from pathlib import Path
 from typing import Any, NewType, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ..store.errors import UserError, did_you_mean
 
@@ -23,20 +27,58 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(model: type[Model], values: Any, where: str = "") -> Model:
-    """Validate `values` as `model`; `where` is the dotted path of `values` in the configuration.
+    """Validate `values` as `model`, or as one of a union of models that their `source` tells apart.
+
+    `where` is the dotted path of `values` in the configuration. `1e6`, which YAML reads as text or as a fraction, is a whole number where one is wanted.
 
     Raises:
         UserError: one sentence about the first fault, with the key, the value and the mend.
     """
     try:
-        return model.model_validate(values)
+        return TypeAdapter(model).validate_python(_with_numbers(model, values, where))
     except ValidationError as error:
         raise UserError(_sentence(model, error.errors()[0], where)) from None
 
 
+_LARGEST_WHOLE, _LARGEST = 10**15, 1e9  # of any number; keys whose size costs memory have smaller bounds of their own
+_EXPONENT = re.compile(r"[+-]?[0-9][0-9_]*(\.[0-9_]*)?[eE][+-]?[0-9]{1,3}")
+
+
+def _with_numbers(annotation: Any, value: Any, key: str) -> Any:
+    """`value` with numbers where the type `annotation` asks for some.
+
+    Raises:
+        UserError: it has a truth value in the place of one, or one that is too large for anything.
+    """
+    kinds = _members(annotation)
+    if isinstance(value, dict):
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        models = [m for m in models if len(models) == 1 or m.model_fields["source"].default == value.get("source")]
+        inner = {name: field.annotation for name, field in models[0].model_fields.items()} if models else {}
+        others = next((typing.get_args(kind)[1] for kind in kinds if typing.get_origin(kind) is dict), None)
+        return {name: _with_numbers(inner.get(name, others), item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+    if isinstance(value, list):
+        inner = next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is list), None)
+        return [_with_numbers(inner, item, f"{key}.{i}") for i, item in enumerate(value)]
+    if bool in kinds or not (int in kinds or float in kinds):
+        return value
+    if isinstance(value, bool):
+        raise UserError(f"configuration key `{key}` is {str(value).lower()}, where a number belongs; correct it.")
+    number = float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value.strip()) else value
+    if int in kinds and isinstance(number, float) and number.is_integer():
+        number = int(number)
+    largest = _LARGEST_WHOLE if int in kinds else _LARGEST
+    if isinstance(number, int | float) and abs(number) > largest and number not in (math.inf, -math.inf):
+        raise UserError(
+            f"configuration key `{key}` is {reprlib.repr(value)}, but no number may exceed {largest:g}; check its exponent."
+        )
+    return number
+
+
 def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
     path, owner = _resolve(model, fault["loc"])
-    key = ".".join(part for part in (where, *path) if part)
+    key = ".".join(part for part in (where, *path) if part).removesuffix(".[key]")
+    key = repr(key)[1:-1]  # on one line, whatever a user calls a key
     kind, given = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
         known = sorted(owner.model_fields) if owner else []
@@ -54,11 +96,53 @@ def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
         )
     if kind == "union_tag_not_found":
         return f"configuration key `{key}.source` is missing; add it (see config/README.md)."
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"configuration block `{key}` is {given!r}; it must be a block of keys (see config/README.md)."
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if kind == "value_error":
         return f"configuration block `{key or 'runs'}`: {message}."
-    return f"configuration key `{key}` is {given!r}: {message}."
+    return f"configuration key `{key}` is {reprlib.repr(given)}: {message}."
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """The content of a configuration file, YAML or JSON.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, holds no keys, or has one twice in one block.
+    """
+    import yaml  # only where a file is read
+
+    class Loader(yaml.SafeLoader):
+        """Of a key that stands twice the library keeps the last, without a word."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            lines: dict[str, int] = {}
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines and key.tag != "tag:yaml.org,2002:merge":
+                    raise UserError(
+                        f"{path} has the key `{name}` in line {lines[name]} and again in line {line}; keep one of them."
+                    )
+                lines[name] = line
+            return super().construct_mapping(node, deep)
+
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
+    except FileNotFoundError:
+        raise UserError(f"configuration file {path} is missing; correct its path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"configuration file {path} cannot be read ({error}); it should be UTF-8 text that you may read."
+        ) from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or type(error).__name__
+        raise UserError(f"configuration file {path} is no valid YAML{where} ({what}); correct it.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"configuration file {path} holds no keys; begin with one that `saeworks new <name>` writes.")
+    return values
 
 
 def _resolve(model: type[BaseModel], location: tuple) -> tuple[list[str], type[BaseModel] | None]:

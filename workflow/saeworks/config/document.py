@@ -19,6 +19,7 @@ from ..store.errors import UserError
 from ..store.files import atomic_path
 from .base import Frozen
 from .experiment import Experiment, PretrainExperiment
+from .names import Called
 
 README = Path("config/README.md")
 SCHEMA = Path("workflow/schemas/config.schema.json")
@@ -58,6 +59,9 @@ runs:
 Editors that read JSON schemas complete and check these files with
 [`config.schema.json`](../workflow/schemas/config.schema.json); put this line first:
 `# yaml-language-server: $schema=../workflow/schemas/config.schema.json`.
+
+A whole number may be written `1_000_000` or `1e6`; none may exceed 10^15, no other number 10^9. Relative paths begin in the working
+directory, which is the root of the repository. A key that stands twice is an error.
 
 In the tables, a key with a dot lies inside a block: `training.lr` is the key `lr` of the block `training`.
 """
@@ -100,8 +104,10 @@ def main(root: str = ".", check: bool = False) -> None:
         check: only compare the files with the models.
 
     Raises:
-        UserError: with `check`, a file is missing or differs from what the models say.
+        UserError: `root` has no such files; or, with `check`, one of them differs from what the models say.
     """
+    if missing := [folder for folder in (README.parent, SCHEMA.parent) if not (Path(root) / folder).is_dir()]:
+        raise UserError(f"{root} is not the root of the repository (it has no folder {missing[0]}); name that with `--root`.")
     for relative, text in ((README, readme()), (SCHEMA, schema())):
         path = Path(root) / relative
         if not check:
@@ -259,12 +265,11 @@ def _words(annotation: Any, metadata: Any = ()) -> str:
     if annotation is bool:
         return "true or false"
     if annotation is str:
-        patterns = [pattern for c in constraints if (pattern := getattr(c, "pattern", None))]
-        if patterns:
-            return "hook point" if "hook_" in patterns[0] else "name (no spaces or slashes)"
-        return "text"
+        return next((c.words for c in constraints if isinstance(c, Called)), "text")
     if annotation in (int, float):
-        bounds = [_bound(c, whole=annotation is int) for c in constraints if isinstance(c, (Gt, Ge, Lt, Le))]
+        limits = [c for kinds in ((Gt, Ge), (Lt, Le)) for c in constraints if isinstance(c, kinds)]
+        limits = [c for c in limits if not (isinstance(c, Gt) and any(isinstance(other, Ge) for other in limits))]
+        bounds = [_bound(c, whole=annotation is int) for c in limits]
         return " ".join(["whole number" if annotation is int else "number", ", ".join(bounds)]).strip()
     raise TypeError(f"no words for the type {annotation!r}")
 
@@ -284,7 +289,7 @@ def _bound(constraint: Gt | Ge | Lt | Le, whole: bool) -> str:
     symbol, value = next((s, getattr(constraint, k)) for k, s in _SYMBOLS.items() if hasattr(constraint, k))
     if whole and symbol == ">":
         return f"≥ {value + 1}"
-    return f"{symbol} {value:g}"
+    return f"{symbol} {value:,}" if isinstance(value, int) else f"{symbol} {value:g}"
 
 
 _SYMBOLS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}

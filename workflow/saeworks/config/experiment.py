@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
@@ -13,18 +15,14 @@ from .activations import ActivationsConfig
 from .architectures import ARCHITECTURES
 from .base import Frozen, parse
 from .corpus import CorpusConfig, SampledCorpus
-from .figures import vary
-from .model import ModelConfig, Name, model_label
+from .figures import FigureStyle, vary
+from .model import ModelConfig, model_label, model_sizes
+from .names import HookPoint, Name
 from .objectives import OBJECTIVES, PENALTIES, penalty_of, term_weights
 from .pretrain import PretrainConfig
 from .recipes import PRESETS, SIZES, settings_without_effect
 from .studies import FiguresConfig, StudiesConfig
 from .training import ObjectiveName, RunSpec, TrainingConfig
-
-HookPoint = Annotated[
-    str, Field(pattern=r"^blocks\.\d+\.(hook_resid_pre|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$")
-]
-
 
 _GIVEN_BY_START = {"preset", "architecture", "decoder", "pre_bias"}.union(*(facts.kept for facts in ARCHITECTURES.values()))
 
@@ -92,7 +90,8 @@ class Experiment(Frozen):
     def _figures_exist(cls, draw: list[str] | None) -> list[str] | None:
         known = list(figures())
         for name in set(draw or []) - set(known):
-            raise ValueError(f"`draw` names the figure {name!r}, which does not exist{did_you_mean(name, known)}")
+            there_are = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+            raise ValueError(f"`draw` names the figure {name!r}, which does not exist{there_are}")
         return draw
 
     def run_specs(self) -> list[RunSpec]:
@@ -120,6 +119,13 @@ class Experiment(Frozen):
                             training=training,
                             **sparsity,
                         )
+                        if (hook_point, spec.name) in specs:
+                            values = settings.k or settings.sparsity_coeffs
+                            same = [repr(value) for value in values if _label(value, training) == label]
+                            raise UserError(
+                                f"`runs.{group}` has values that a run's name cannot tell apart ({', '.join(same)} are all `{label}`); keep one "
+                                "of them, or round them."
+                            )
                         if spec.start_from and (hook_point, spec.start_from) not in specs:
                             raise UserError(
                                 f"group `{group}` starts from run {hook_point}/{spec.start_from}, which is not among the runs before it; add "
@@ -216,9 +222,13 @@ def _sparsities(group: str, settings: RunGroup, training: TrainingConfig) -> lis
     wanted, other = ("k", "sparsity_coeffs") if by_k else ("sparsity_coeffs", "k")
     if getattr(settings, wanted) is None or getattr(settings, other) is not None:
         raise UserError(f"group `{group}` has architecture `{training.architecture}`: set `{wanted}` and not `{other}`.")
-    if by_k:
-        return [(f"k{k}", {"k": k}) for k in settings.k]
-    return [(f"c{coeff:.12g}", {"sparsity_coeff": coeff}) for coeff in settings.sparsity_coeffs]
+    field = "k" if by_k else "sparsity_coeff"
+    return [(_label(value, training), {field: value}) for value in getattr(settings, wanted)]
+
+
+def _label(sparsity: float, training: TrainingConfig) -> str:
+    """What stands for the sparsity in the name of a run."""
+    return f"k{sparsity}" if ARCHITECTURES[training.architecture].by_k else f"c{sparsity:.12g}"
 
 
 class PretrainExperiment(Frozen):
@@ -246,7 +256,64 @@ def parse_experiment(values: dict[str, Any]) -> Experiment:
             )
     for spec in specs:
         _check_training(spec, context)
+    drawn = experiment.figure_names()
+    for name in experiment.draw or ():
+        if name not in drawn:
+            raise UserError(f"`draw` names the figure {name!r}, {_why_not_drawn(experiment, name)}.")
+    for name in drawn:
+        _check_size(name, getattr(experiment.figures, name), len(experiment.hook_points()))
     return experiment
+
+
+def _why_not_drawn(experiment: Experiment, name: str) -> str:
+    """Why an experiment has nothing to show in a figure, and what to change."""
+    study, _ = figures()[name]
+    if not study.given(experiment.study_settings(study.name)):
+        return f"but the study that it shows has nothing to measure; set the keys of `studies.{study.name}`, or remove the figure"
+    if "seeds" in study.needs and study.name not in experiment.study_names():
+        return "which compares runs that differ in their seed alone; give a group of runs several `seeds`, or remove the figure"
+    return "but no runs of this experiment differ in, or have, what it shows; add such runs, or remove the figure"
+
+
+def check_model(experiment: Experiment, folders: Iterable[Path]) -> None:
+    """Whether the model has the layers and positions that the experiment asks for, as far as it lies in one of `folders`.
+
+    Raises:
+        UserError: a hook point is in a layer that it lacks, or a row is longer than it reads.
+    """
+    sizes: dict[str, int] = {}
+    for folder in folders:
+        sizes = model_sizes(folder) | sizes
+    name, n_layers, n_ctx = experiment.model.name, sizes.get("n_layers"), sizes.get("n_ctx")
+    for spec in experiment.run_specs():
+        for key, hook_points in (
+            ("hook_points", [spec.hook_point]),
+            ("training.downstream_hook_points", spec.training.downstream_hook_points),
+        ):
+            for hook_point in hook_points or ():
+                if n_layers and int(hook_point.split(".")[1]) >= n_layers:
+                    raise UserError(
+                        f"`runs.{spec.group}.{key}` has {hook_point}, but model {name} has {n_layers} blocks, 0 to {n_layers - 1}; choose among "
+                        "these."
+                    )
+    if n_ctx and experiment.corpus.context > n_ctx:
+        raise UserError(
+            f"`corpus.context` is {experiment.corpus.context}, but model {name} reads at most {n_ctx} tokens; lower it."
+        )
+
+
+_LONGEST_SIDE, _MOST_PIXELS = 2**16, 2**28  # of a PNG: matplotlib draws no longer one, and more pixels take more than a GiB
+
+
+def _check_size(name: str, style: Any, rows: int) -> None:
+    if not isinstance(style, FigureStyle):
+        return
+    width, height = style.width * style.dpi, style.height * rows * style.dpi
+    if max(width, height) >= _LONGEST_SIDE or width * height > _MOST_PIXELS:
+        raise UserError(
+            f"figure `{name}` would have {width:,.0f} × {height:,.0f} pixels; lower its `width`, its `height` (of each of {rows} rows) or its "
+            "`dpi`."
+        )
 
 
 def _check_training(spec: RunSpec, context: int) -> None:
@@ -258,8 +325,8 @@ def _check_training(spec: RunSpec, context: int) -> None:
         f"every coefficient of group `{group}` is 0, so that it would learn nothing; raise `{objective.terms[0].setting}`.": not any(
             weights.values()
         ),
-        f"`batch_tokens` of group `{group}` is {settings.batch_tokens}, but objective `{spec.objective}` reads whole rows: make it a multiple "
-        f"of `corpus.context` ({context}).": objective.needs_model and settings.batch_tokens % context,
+        f"`batch_tokens` of group `{group}` is {settings.batch_tokens}, but its runs read whole rows: make it a multiple of `corpus.context` "
+        f"({context}).": spec.whole_rows and settings.batch_tokens % context,
         f"`n_tokens` of group `{group}` is {settings.n_tokens}, less than one batch of {settings.batch_tokens} (`batch_tokens`); raise "
         "it.": settings.n_tokens < settings.batch_tokens,
         f"group `{group}` asks for k = {spec.k}, more than its {settings.d_sae} features (`d_sae`); lower it.": (spec.k or 0)

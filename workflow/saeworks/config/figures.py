@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from ..store.files import canonical_json
 from .base import Frozen
+from .names import Color
 from .training import ObjectiveName, RunSpec
 
 
@@ -37,11 +38,16 @@ class FigureStyle(Exhibit):
     kinds = ("svg", "png")
 
     width: PositiveFloat = Field(
-        5.5, description="Width in inches; 5.5 is the text width of a one-column paper, 3.25 a column of a two-column one."
+        5.5,
+        ge=1,
+        le=50,
+        description="Width in inches; 5.5 is the text width of a one-column paper, 3.25 a column of a two-column one.",
     )
-    height: PositiveFloat = Field(2.6, description="Height in inches of one row of panels (one row per hook point).")
-    dpi: PositiveInt = Field(200, description="Resolution of the PNG.")
-    colors: dict[ObjectiveName, str] = Field(
+    height: PositiveFloat = Field(
+        2.6, ge=0.5, le=50, description="Height in inches of one row of panels (one row per hook point)."
+    )
+    dpi: PositiveInt = Field(200, ge=20, le=1200, description="Resolution of the PNG.")
+    colors: dict[ObjectiveName, Color] = Field(
         default={},
         description="Colour per objective, where it is not its own (config/objectives.py: Okabe and Ito's colour-blind-safe palette).",
     )

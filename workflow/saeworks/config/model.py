@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from .base import Frozen
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+from .names import FilePath, HubName, Name, Revision
 
 
 class Processing(Frozen):
@@ -27,8 +27,8 @@ class HubModel(Frozen):
     """A model of the Hugging Face hub."""
 
     source: Literal["hub"] = Field("hub", description="A model of the Hugging Face hub.")
-    name: str = Field(description="Repository on the hub, such as `gpt2` or `roneneldan/TinyStories-1M`.")
-    revision: str = Field("main", description="Branch, tag or commit; give a commit for a run that can be repeated.")
+    name: HubName = Field(description="Repository on the hub, such as `gpt2` or `roneneldan/TinyStories-1M`.")
+    revision: Revision = Field("main", description="Branch, tag or commit; give a commit for a run that can be repeated.")
     processing: Processing = Field(
         default_factory=Processing, description="Weight processing; part of every artefact's identity."
     )
@@ -39,7 +39,9 @@ class PathModel(Frozen):
 
     source: Literal["path"] = Field("path", description="Any local directory with a Hugging Face causal language model.")
     name: Name = Field(description="The name used in paths and figures.")
-    path: str = Field(description="Directory with config.json, the weights and the tokenizer.")
+    path: FilePath = Field(
+        description="Directory with config.json, the weights and the tokenizer; a relative path begins in the working directory."
+    )
     processing: Processing = Field(
         default_factory=Processing, description="Weight processing; part of every artefact's identity."
     )
@@ -67,6 +69,27 @@ def local_files(folder: Path) -> list[Path]:
         for p in folder.iterdir()
         if p.suffix in (".json", ".safetensors", ".bin", ".model") and p.name not in ("manifest.json", "identity.json")
     )
+
+
+def model_sizes(folder: Path) -> dict[str, int]:
+    """`n_layers` and `n_ctx` of a Hugging Face directory, or of a prepared model, as far as its configuration is at hand and says so."""
+    sizes: dict[str, int] = {}
+    names = {
+        "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
+        "n_ctx": ("max_position_embeddings", "n_positions", "n_ctx"),
+    }
+    for file, blocks in (("manifest.json", ("arch",)), ("config.json", ())):
+        try:
+            found = json.loads((folder / file).read_text(encoding="utf-8"))
+            for block in blocks:
+                found = found[block]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+        for name, theirs in names.items() if isinstance(found, dict) else ():
+            values = [value for key in (name, *theirs) if type(value := found.get(key)) is int and value > 0]
+            if values:
+                sizes.setdefault(name, values[0])
+    return sizes
 
 
 def model_label(model: HubModel | PathModel | OwnModel) -> str:

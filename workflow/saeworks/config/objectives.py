@@ -97,6 +97,14 @@ OBJECTIVES: dict[str, Objective] = {
         balances_kl=True,
         starts_from_run=True,
     ),
+    "continued": Objective(
+        "local continued",
+        "reconstruction, from a trained run: the control of `finetune`",
+        "#56B4E9",
+        "v",
+        (Term("out_to_in", 1.0),),
+        starts_from_run=True,
+    ),
 }
 
 # Functions in `losses`, by their names in the configuration; the settings that a penalty has beside its coefficient.
@@ -135,6 +143,12 @@ def term_weights(objective: str, settings: Mapping[str, Any]) -> dict[str, float
         return term.weight if given is None else float(given)
 
     return {term.name: weight(term) for term in OBJECTIVES[objective].terms}
+
+
+def weight_at(objective: str, settings: Mapping[str, Any], at: str) -> float:
+    """Weight of all terms of an objective that compare at one of the places of `Term`, under the `training` settings."""
+    weights = term_weights(objective, settings)
+    return sum(weights[term.name] for term in OBJECTIVES[objective].terms if term.at == at)
 
 
 def coefficients(spec: RunSpec) -> dict[str, float]:

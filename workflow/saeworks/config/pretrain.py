@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from .base import Frozen
+from .names import FilePath
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -14,20 +15,22 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 class PretrainConfig(Frozen):
     """Training of a small GPT-2-architecture language model from text files."""
 
-    train_text: str = Field(
+    train_text: FilePath = Field(
         description="Path of the training text: .txt or .txt.xz, UTF-8, documents between lines `<|endoftext|>`."
     )
-    val_text: str = Field(description="Path of the held-out text, in the same format.")
+    val_text: FilePath = Field(description="Path of the held-out text, in the same format.")
     source: str = Field(description="Where the text comes from, for the model card.")
-    vocab_size: PositiveInt = Field(4096, description="Size of the byte-level BPE vocabulary, special token included.")
-    n_layers: PositiveInt = Field(8, description="Number of transformer blocks.")
-    d_model: PositiveInt = Field(64, description="Width of the residual stream.")
-    n_heads: PositiveInt = Field(4, description="Attention heads per block.")
-    context: PositiveInt = Field(128, description="Tokens per row, beginning-of-text token included.")
-    batch_rows: PositiveInt = Field(64, description="Rows per optimiser step.")
-    micro_rows: PositiveInt = Field(16, description="Rows per forward pass; gradients are summed over them.")
+    vocab_size: PositiveInt = Field(
+        4096, ge=257, le=2**16, description="Size of the byte-level BPE vocabulary, special token included."
+    )
+    n_layers: PositiveInt = Field(8, le=1000, description="Number of transformer blocks.")
+    d_model: PositiveInt = Field(64, le=2**16, description="Width of the residual stream.")
+    n_heads: PositiveInt = Field(4, le=1000, description="Attention heads per block.")
+    context: PositiveInt = Field(128, ge=2, le=2**20, description="Tokens per row, beginning-of-text token included.")
+    batch_rows: PositiveInt = Field(64, le=2**16, description="Rows per optimiser step.")
+    micro_rows: PositiveInt = Field(16, le=2**16, description="Rows per forward pass; gradients are summed over them.")
     n_steps: PositiveInt = Field(4000, description="Optimiser steps.")
-    lr: PositiveFloat = Field(4e-3, description="Peak learning rate of AdamW.")
+    lr: PositiveFloat = Field(4e-3, le=10, description="Peak learning rate of AdamW.")
     warmup_steps: PositiveInt = Field(200, description="Steps of linear learning-rate warm-up; cosine decay to 2 % after it.")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay, on matrices only.")
     grad_clip: PositiveFloat = Field(1.0, description="Global gradient norm limit.")

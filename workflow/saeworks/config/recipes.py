@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .architectures import ARCHITECTURES
-from .objectives import OBJECTIVES, PENALTIES, penalty_of, term_weights
+from .objectives import OBJECTIVES, PENALTIES, penalty_of, weight_at
 
 # Recipes of the papers, as far as they differ from the defaults of `TrainingConfig`, which are those of Braun et al.
 # Sources: the papers and the code released with them.
@@ -116,14 +116,13 @@ def _penalty(run: dict[str, Any]) -> str | None:
 
 
 def _reconstructs_downstream(run: dict[str, Any]) -> bool:
-    weights = term_weights(run["objective"], run)
-    return any(term.at == "downstream" and weights[term.name] for term in OBJECTIVES[run["objective"]].terms)
+    return bool(weight_at(run["objective"], run, "downstream"))
 
 
 def _uses_mse_norm(run: dict[str, Any]) -> bool:
     """Whether an error or a penalty counts; without either, the reconstruction is only tracked."""
     return (
-        bool(term_weights(run["objective"], run).get("out_to_in"))
+        bool(weight_at(run["objective"], run, "sae"))
         or OBJECTIVES[run["objective"]].balances_kl
         or _penalty(run) is not None
         or any(run[option] for option in ARCHITECTURES[run["architecture"]].adds_error)
@@ -148,6 +147,7 @@ _USED_IF: dict[str, Callable[[dict[str, Any]], bool]] = {
     "auxk_coeff": lambda run: run["dead_features"] == "auxk",
     "resample_tokens": lambda run: run["dead_features"] == "resample",
     "resample_warmup_tokens": lambda run: run["dead_features"] == "resample",
+    "order": lambda run: not OBJECTIVES[run["objective"]].needs_model,  # the others read rows
     "tail_fraction": lambda run: run["schedule"] == "linear_tail",
     "final_lr_fraction": lambda run: run["schedule"] != "constant",
     "statistics_tokens": lambda run: (

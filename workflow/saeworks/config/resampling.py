@@ -12,7 +12,7 @@ from .base import Frozen
 class ResamplingConfig(Frozen):
     """Bootstrap intervals."""
 
-    n_resamples: Annotated[int, Field(ge=100)] = Field(
+    n_resamples: Annotated[int, Field(ge=100, le=10**6)] = Field(
         1000, description="Bootstrap resamples behind each interval; those over seeds by the jackknife need none."
     )
     over_seeds: Literal["jackknife", "bca"] = Field(

@@ -8,16 +8,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from .architectures import ARCHITECTURES
 from .base import Frozen
+from .names import AnyHookPoint
 from .objectives import OBJECTIVES, PENALTIES, RECONSTRUCTION_ERRORS
 
 ObjectiveName = Literal[tuple(OBJECTIVES)]
 ArchitectureName = Literal[tuple(ARCHITECTURES)]
 Preset = Literal["braun2024", "bloom2024", "gao2024", "gated2024", "anthropic-april2024", "batchtopk2024"]
 
-TOPK_FAMILY = tuple(name for name, facts in ARCHITECTURES.items() if facts.by_k)  # sparsity is set by k, not by a coefficient
-AnyHookPoint = Annotated[
-    str, Field(pattern=r"^blocks\.\d+\.(hook_resid_pre|hook_resid_mid|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$")
-]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -34,7 +31,7 @@ class TrainingConfig(*(facts.options for facts in ARCHITECTURES.values())):
 
     # architecture
     architecture: ArchitectureName = Field("relu", description="How features are computed from activations.")
-    d_sae: PositiveInt = Field(1024, description="Dictionary size.")
+    d_sae: PositiveInt = Field(1024, le=2**24, description="Dictionary size.")
     decoder: Literal["normalised", "renormalised", "free"] = Field(
         "normalised",
         description="Rows of the decoder: `normalised` in the forward pass (Braun), `renormalised` after each step with the "
@@ -101,7 +98,7 @@ class TrainingConfig(*(facts.options for facts in ARCHITECTURES.values())):
         "into the saved weights; `layer_norm` standardises each input and undoes it at the output.",
     )
     statistics_tokens: PositiveInt = Field(
-        32_768, description="Tokens from which means, the geometric median, scales and variances are estimated."
+        32_768, le=2**26, description="Tokens from which means, the geometric median, scales and variances are estimated."
     )
 
     # dead features
@@ -136,12 +133,20 @@ class TrainingConfig(*(facts.options for facts in ARCHITECTURES.values())):
     # optimiser
     n_tokens: PositiveInt = Field(
         1_000_000,
+        le=10**13,
         description="Training tokens per run, rounded down to whole batches; the corpus is repeated in the same order if it is smaller.",
     )
-    batch_tokens: PositiveInt = Field(
-        2048, description="Tokens per optimiser step; a multiple of the context for the end-to-end objectives."
+    order: Literal["tokens", "rows"] = Field(
+        "tokens",
+        description="What an objective that does not run the model reads: single `tokens` of the whole corpus, shuffled, or whole `rows`, which are "
+        "those of an end-to-end run of the same seed and batch, in the same order (as in the paper).",
     )
-    lr: PositiveFloat = Field(5e-4, description="Peak learning rate of Adam (no weight decay).")
+    batch_tokens: PositiveInt = Field(
+        2048,
+        le=2**24,
+        description="Tokens per optimiser step; a multiple of the context for the end-to-end objectives and `order: rows`.",
+    )
+    lr: PositiveFloat = Field(5e-4, le=10, description="Peak learning rate of Adam (no weight decay).")
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Adam's β₁.")
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Adam's β₂.")
     adam_eps: PositiveFloat = Field(1e-8, description="Adam's ε.")
@@ -178,3 +183,8 @@ class RunSpec(Frozen):
     seed: int
     start_from: str | None = None
     training: TrainingConfig
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether it reads whole rows of the corpus instead of single tokens."""
+        return OBJECTIVES[self.objective].needs_model or self.training.order == "rows"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config.model import HubModel, ModelConfig, OwnModel
 from ..store.errors import UserError
+from ..store.files import begins_at
 from .decoder import Architecture, Decoder
 from .sites import Site, residual_before, splice
 
@@ -31,15 +32,29 @@ def model_location(model: ModelConfig) -> str:
         UserError: a local directory is missing or is no Hugging Face model.
     """
     if isinstance(model, HubModel):
+        not_local(model.name, "model", f"`source: path` and `path: {model.name}`")
         return model.name
     own = isinstance(model, OwnModel)
     folder = OWN_MODELS / model.name if own else Path(model.path)
-    mend = f"fetch it with `dvc pull {folder}`" if own else "correct `model.path`"
+    mend = f"fetch it with `dvc pull --force {folder}`" if own else "correct `model.path`"
     if not folder.is_dir():
-        raise UserError(f"model directory {folder} does not exist; {mend}.")
-    if not (folder / "config.json").exists():
+        raise UserError(f"model directory {folder} does not exist{begins_at(folder)}; {mend}.")
+    if not (folder / "config.json").is_file():
         raise UserError(f"model directory {folder} holds no config.json, so it is no Hugging Face model; {mend}.")
     return str(folder)
+
+
+def not_local(name: str, block: str, mend: str) -> None:
+    """Refuse a name of the hub under which a folder lies here: the libraries would read that without a word.
+
+    Raises:
+        UserError: there is such a folder.
+    """
+    if Path(name).exists():
+        raise UserError(
+            f"`{block}.name` is {name!r} with `source: hub`, but {Path(name).absolute()} lies here, which would be read in its place; set {mend} "
+            "to read it, or give it another name."
+        )
 
 
 def boot(model: ModelConfig, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
@@ -60,7 +75,8 @@ def boot(model: ModelConfig, dtype: torch.dtype = torch.float32, device: str = "
             bridge.enable_compatibility_mode(disable_warnings=True, **model.processing.model_dump())
     except Exception as error:  # the loader raises OSError, ValueError, KeyError, safetensors errors … for bad input
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"model {location} cannot be loaded: {first_line}") from error
+        mend = "check its name and the network" if isinstance(model, HubModel) else "put a whole Hugging Face model there"
+        raise UserError(f"model {location} cannot be loaded: {first_line.rstrip('.')}; {mend}.") from error
     for parameter in bridge.parameters():
         parameter.requires_grad_(False)
     return bridge

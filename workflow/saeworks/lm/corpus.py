@@ -11,17 +11,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, PositiveInt
 
 from ..config.base import parse
-from ..config.corpus import HubCorpus, SampledCorpus, TextCorpus
+from ..config.corpus import CorpusConfig, HubCorpus, SampledCorpus, TextCorpus
 from ..store.errors import UserError
 from ..store.files import read_json, sha256_file, write_array, write_json
 from ..store.seeds import derive_seed
+from .bridge import not_local
 from .prepare import load_model, load_tokenizer, read_record
 from .sample import sample_rows
-from .text import read_documents
+from .text import checked, read_documents
 
-_SOURCES = {"sampled": SampledCorpus, "text": TextCorpus, "hub": HubCorpus}
+
+class _Sums(BaseModel):
+    train: str
+    eval: str
+
+
+class CorpusManifest(BaseModel):
+    """What must be in the manifest of a corpus."""
+
+    corpus: dict[str, Any]
+    model: dict[str, Any]
+    sources: dict[str, str]
+    train_rows: PositiveInt
+    eval_rows: PositiveInt
+    context: PositiveInt
+    sha256: _Sums
 
 
 def sample_corpus(corpus: SampledCorpus, model_folder: Path, device: str = "cpu") -> tuple[np.ndarray, np.ndarray, dict]:
@@ -76,11 +93,6 @@ def pack_corpus(
             f"`corpus.n_tokens` asks for {corpus.n_tokens:,} and `corpus.eval_tokens` for {corpus.eval_tokens:,}; lower them or add text. "
             f"(It has {shared.count:,} documents; each is training text or held-out text as a whole.)"
         )
-    largest = max(train_rows.max(), eval_rows.max())
-    if largest >= len(tokenizer):
-        raise UserError(
-            f"the corpus holds token {largest}, but the model's tokenizer has {len(tokenizer)} tokens; use text, or ids of that tokenizer."
-        )
     kind = _token_type(len(tokenizer))
     facts = {
         "eval_documents": [0, eval_end],
@@ -125,7 +137,13 @@ class _Encoder:
 
     def __call__(self, document: Any) -> list[int]:
         if not isinstance(document, str):
-            return list(document)
+            tokens = list(document)
+            if wrong := [token for token in tokens if not 0 <= token < len(self.tokenizer)]:
+                raise UserError(
+                    f"the corpus holds token {wrong[0]}, but the model's tokenizer has {len(self.tokenizer)} tokens, from 0; use text, or ids "
+                    "of that tokenizer."
+                )
+            return tokens
         if self.collapse:
             document = re.sub(r"\n+", "\n", document)
         return self.tokenizer.encode(document, add_special_tokens=False)
@@ -140,8 +158,9 @@ def _pack(
     filled = 0
     pending: list[int] = []
     while filled < n_rows:
-        document = next(documents, None)
-        if document is None:
+        try:
+            document = next(documents)
+        except StopIteration:
             break
         tokens = encode(document)
         if corpus.packing == "truncate":
@@ -182,17 +201,21 @@ def _token_type(d_vocab: int) -> type:
 def _hub_documents(corpus: HubCorpus, split: str) -> Iterator[Any]:
     from datasets import load_dataset  # slow import
 
+    not_local(corpus.name, "corpus", "`source: text` and its `files`")
     try:
         dataset = load_dataset(corpus.name, split=split, revision=corpus.revision, streaming=True)
-        for row in dataset:
+        for number, row in enumerate(dataset):
             if corpus.column not in row:
                 raise UserError(f"dataset {corpus.name} has no column {corpus.column!r}; it has {', '.join(sorted(row))}.")
-            yield row[corpus.column]
+            yield checked(row[corpus.column], f"row {number} of dataset {corpus.name} (column {corpus.column!r})")
     except UserError:
         raise
     except Exception as error:  # network and repository faults come in many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"dataset {corpus.name} (split {split}) cannot be read from the hub: {reason}") from error
+        raise UserError(
+            f"dataset {corpus.name} (split {split}) cannot be read from the hub: {reason.rstrip('.')}; check its name and the network, or use a "
+            "`text` corpus."
+        ) from error
 
 
 def build_corpus(
@@ -214,6 +237,11 @@ def build_corpus(
             documents = _hub_documents(corpus, corpus.split)
             eval_documents = _hub_documents(corpus, corpus.eval_split) if corpus.eval_split else None
         train, held_out, facts = pack_corpus(corpus, documents, eval_documents, tokenizer, record["arch"]["n_ctx"])
+        if (largest := max(train.max(), held_out.max())) >= record["arch"]["d_vocab"]:
+            raise UserError(
+                f"the tokenizer of model {record['model']['name']} gives token {largest}, but the model has {record['arch']['d_vocab']}; give it "
+                "the tokenizer that it was trained with."
+            )
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)  # never the old description of new rows
     for name, rows in (("train", train), ("eval", held_out)):
@@ -233,26 +261,39 @@ def build_corpus(
     write_json(out / "manifest.json", manifest)
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the corpus in `folder`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    return read_json(folder / "manifest.json", CorpusManifest, _mend(folder))
+
+
+def _mend(folder: Path) -> str:
+    return (
+        f"fetch it with `dvc pull --force {folder}` if it is stored, else delete {folder} and run the same snakemake command again, which "
+        "makes it"
+    )
+
+
 def load_rows(folder: Path, split: str) -> np.ndarray:
     """Token rows (rows, context) of `split`, memory-mapped.
 
     Raises:
         UserError: the file is missing or does not fit the manifest.
     """
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_manifest(folder)
     path = folder / f"{split}.npy"
     try:
         rows = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"corpus file {path} cannot be read ({error}); fetch it with `dvc pull {folder}` or rebuild it."
-        ) from None
+        raise UserError(f"corpus file {path} cannot be read ({error}); {_mend(folder)}.") from None
     if rows.shape != (manifest[f"{split}_rows"], manifest["context"]) or sha256_file(path) != manifest["sha256"][split]:
-        raise UserError(f"corpus file {path} does not fit its manifest; delete {folder} and rebuild it.")
+        raise UserError(f"corpus file {path} does not fit its manifest; {_mend(folder)}.")
     return rows
 
 
 def main(spec: str, model: str, out: str, device: str, fingerprint: str | None = None) -> None:
     """Entry point of the stage: `spec` is a corpus block as JSON, `model` the prepared model's folder."""
-    settings = json.loads(spec)
-    build_corpus(parse(_SOURCES[settings["source"]], settings, "corpus"), Path(model), Path(out), device, fingerprint)
+    build_corpus(parse(CorpusConfig, json.loads(spec), "corpus"), Path(model), Path(out), device, fingerprint)

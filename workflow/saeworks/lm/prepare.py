@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, PositiveInt
 
 from ..config.base import Json, parse
-from ..config.model import HubModel, OwnModel, PathModel, local_files
+from ..config.model import HubModel, ModelConfig, OwnModel, PathModel, local_files
 from ..store.errors import UserError
 from ..store.files import publish, read_json, sha256_file, write_json
 from .bridge import BridgeModel, boot, extract_decoder, model_location
 from .decoder import Decoder
 
-_SOURCES = {"hub": HubModel, "path": PathModel, "own": OwnModel}
 # the two run the same formulas in another order; a wrong formula is off by orders of magnitude more
 _LOGIT_TOLERANCE = 1e-3
 
@@ -31,8 +31,9 @@ def prepare(model: HubModel | PathModel | OwnModel, out: Path) -> None:
         UserError: the model cannot be loaded, or has no tokenizer.
     """
     bridge = boot(model)
-    if bridge.tokenizer is None:
-        raise UserError(f"model {model_location(model)} has no tokenizer; add tokenizer.json to its directory.")
+    if bridge.tokenizer is None or _is_made_up(bridge.tokenizer):
+        where = "its directory" if not isinstance(model, HubModel) else "a copy of it, with `source: path`"
+        raise UserError(f"model {model_location(model)} has no tokenizer; add its tokenizer.json to {where}.")
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -54,6 +55,11 @@ def prepare(model: HubModel | PathModel | OwnModel, out: Path) -> None:
     publish(staging, out)
 
 
+def _is_made_up(tokenizer: Any) -> bool:
+    """Whether the tokenizer was read from no file: the library then makes one that knows nothing but special tokens."""
+    return set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
+
+
 def load_model(folder: Path, device: str = "cpu") -> Decoder | BridgeModel:
     """The prepared model in `folder`, frozen, in float32.
 
@@ -62,11 +68,10 @@ def load_model(folder: Path, device: str = "cpu") -> Decoder | BridgeModel:
     """
     record = read_record(folder)
     if record["engine"] == "bridge":
-        settings = record["model"]
-        return BridgeModel(boot(parse(_SOURCES[settings["source"]], settings, "model"), device=device))
+        return BridgeModel(boot(parse(ModelConfig, record["model"], "model"), device=device))
     weights = folder / "decoder.safetensors"
-    if not weights.exists() or sha256_file(weights) != record["sha256"]:
-        raise UserError(f"{weights} is missing or damaged; delete {folder} and rerun to prepare the model again.")
+    if not weights.is_file() or sha256_file(weights) != record.get("sha256"):
+        raise UserError(f"{weights} is missing or damaged; {_mend(folder)}.")
     return Decoder.load(weights, record["arch"], record["rope_scale"], device)
 
 
@@ -78,21 +83,50 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "manifest.json").exists():
         raise UserError(f"the prepared model {folder} is missing; run the same snakemake command again, which makes it first.")
-    return read_json(folder / "manifest.json")
+    return read_json(folder / "manifest.json", ModelRecord, _mend(folder))
+
+
+def _mend(folder: Path) -> str:
+    return f"delete {folder} and run the same snakemake command again, which prepares the model anew"
+
+
+class _Arch(BaseModel):
+    n_layers: PositiveInt
+    d_model: PositiveInt
+    n_heads: PositiveInt
+    d_head: PositiveInt
+    d_vocab: PositiveInt
+    n_ctx: PositiveInt
+    parallel: bool
+
+
+class ModelRecord(BaseModel):
+    """What must be in the manifest of a prepared model."""
+
+    engine: Literal["decoder", "bridge"]
+    model: dict[str, Any]
+    special_tokens: dict[str, int | None]
+    sources: dict[str, str]
+    arch: _Arch
 
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of the prepared model in `folder`."""
     from transformers import AutoTokenizer  # slow import
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _largest_difference(bridge: Any, decoder: Decoder) -> float:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(decoder.arch.d_vocab, (2, min(32, decoder.arch.n_ctx)), generator=generator)
     with torch.no_grad():
-        reference, ours = bridge(tokens), decoder.forward(tokens)
+        try:
+            reference = bridge(tokens)
+        except Exception as error:  # of any kind, if the numbers in its configuration do not fit each other
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise UserError(f"model {bridge.cfg.model_name} cannot be run ({reason}); mend its config.json.") from error
+        ours = decoder.forward(tokens)
     return (reference - ours).abs().max().item() / max(1.0, reference.abs().max().item())
 
 
@@ -114,5 +148,4 @@ def main(spec: Json, out: str) -> None:
         spec: the `model` block of the configuration.
         out: folder of the prepared model.
     """
-    settings = json.loads(spec)
-    prepare(parse(_SOURCES[settings["source"]], settings, "model"), Path(out))
+    prepare(parse(ModelConfig, json.loads(spec), "model"), Path(out))

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from ..config.base import Json
+from ..config.base import Json, parse
 from ..config.pretrain import PretrainConfig
-from ..store.checkpoint import load_checkpoint, save_checkpoint
+from ..store.checkpoint import load_checkpoint, restore, save_checkpoint
 from ..store.files import content_hash, publish, sha256_file, write_json, write_tensors
 from ..store.seeds import derive_seed
 from .text import SEPARATOR, read_documents
@@ -125,8 +125,8 @@ def pretrain(config: PretrainConfig, name: str, out: Path, scratch: Path, finger
     )
     step, history = 0, []
     checkpoint = scratch / "checkpoint.safetensors"
-    if (loaded := load_checkpoint(checkpoint)) is not None:
-        step, history = _restore(model, optimizer, *loaded)
+    if (loaded := load_checkpoint(checkpoint, "step", "history")) is not None:
+        step, history = _restore(model, optimizer, checkpoint, *loaded)
     model.train()
     started = time.perf_counter()
     first_step = step
@@ -167,13 +167,14 @@ def _save(model, optimizer, path: Path, step: int, history: list[dict]) -> None:
     save_checkpoint(path, tensors, {"step": step, "history": history})
 
 
-def _restore(model, optimizer, tensors: dict[str, Tensor], state: dict) -> tuple[int, list[dict]]:
+def _restore(model, optimizer, path: Path, tensors: dict[str, Tensor], state: dict) -> tuple[int, list[dict]]:
+    into = {}
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{key}"])
-            optimizer.state[parameter] = {
-                field: tensors[f"adam.{field}.{key}"].clone() for field in ("step", "exp_avg", "exp_avg_sq")
-            }
+            moments = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+            optimizer.state[parameter] = moments
+            into |= {f"model.{key}": parameter} | {f"adam.{field}.{key}": value for field, value in moments.items()}
+        restore(path, tensors, into)
     return state["step"], state["history"]
 
 
@@ -249,4 +250,4 @@ def pretrain_from_json(spec: Json, name: str, out: str, scratch: str, fingerprin
         fingerprint: identity of the step, kept in its record.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    pretrain(PretrainConfig.model_validate(json.loads(spec)), name, Path(out), Path(scratch), fingerprint)
+    pretrain(parse(PretrainConfig, json.loads(spec), "pretrain"), name, Path(out), Path(scratch), fingerprint)

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 from ..config.base import Json
-from ..store.files import read_json, sha256_file
+from ..store.errors import UserError
+from ..store.files import atomic_path, read_json, sha256_file
 from . import corpus
+from .corpus import CorpusManifest
 
 
 def equal_corpus(out: Path, fingerprint: str) -> Path | None:
@@ -18,7 +20,10 @@ def equal_corpus(out: Path, fingerprint: str) -> Path | None:
     for folder in sorted(out.parent.parent.glob(f"*/{out.name}")):
         if folder == out or not (folder / "manifest.json").exists():
             continue
-        manifest = read_json(folder / "manifest.json")
+        try:
+            manifest = read_json(folder / "manifest.json", CorpusManifest)
+        except UserError:  # of no use here, and said where it is used
+            continue
         files = {Path(name): digest for name, digest in manifest["sources"].items()}
         files |= {folder / f"{split}.npy": digest for split, digest in manifest["sha256"].items()}
         if manifest.get("fingerprint") == fingerprint and all(p.exists() and sha256_file(p) == d for p, d in files.items()):
@@ -41,6 +46,7 @@ def main(spec: Json, model: str, out: str, device: str, fingerprint: str | None 
         corpus.main(spec, model, out, device, fingerprint)
         return
     print(f"the same rows are in {found}; taken over", flush=True)
-    Path(out).mkdir(parents=True, exist_ok=True)
+    (Path(out) / "manifest.json").unlink(missing_ok=True)
     for name in ("train.npy", "eval.npy", "manifest.json"):  # the manifest last: it says that the corpus is whole
-        shutil.copyfile(found / name, Path(out) / name)
+        with atomic_path(Path(out) / name) as partial:
+            shutil.copyfile(found / name, partial)

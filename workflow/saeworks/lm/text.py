@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import lzma
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Iterator, Sized
 from pathlib import Path
+from typing import Any
 
 from ..store.errors import UserError
+from ..store.files import begins_at
 
 SEPARATOR = "<|endoftext|>"
 
 
-def read_documents(paths: list[str] | tuple[str, ...], field: str = "text") -> Iterator[str]:
+def read_documents(paths: list[str] | tuple[str, ...], field: str = "text") -> Iterator[str | list[int]]:
     """Yield the documents of local text files, in order.
 
     A `.txt` or `.txt.xz` file holds documents between lines `<|endoftext|>`; a `.jsonl` file holds one JSON object per
-    line with the text under `field`.
+    line with the text, or token ids, under `field`.
 
     Raises:
         UserError: a file is missing, of another kind, or not readable as such.
     """
     for name in paths:
         path = Path(name)
-        if not path.exists():
-            raise UserError(f"text file {path} does not exist; correct its path in the configuration.")
+        if not path.is_file():
+            what = "is no file" if path.exists() else f"does not exist{begins_at(path)}"
+            raise UserError(f"text file {path} {what}; correct its path in the configuration.")
         try:
             if path.suffix == ".jsonl":
                 yield from _json_lines(path, field)
@@ -34,14 +39,40 @@ def read_documents(paths: list[str] | tuple[str, ...], field: str = "text") -> I
                 yield from path.read_text(encoding="utf-8").split(f"\n{SEPARATOR}\n")
             else:
                 raise UserError(f"text file {path} is of an unknown kind; .txt, .txt.xz and .jsonl can be read.")
-        except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
-            raise UserError(f"text file {path} cannot be read ({error}); fetch it again.") from None
+        except (lzma.LZMAError, OSError, EOFError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"text file {path} cannot be read ({error}); put a whole file there, UTF-8 and readable by you."
+            ) from None
 
 
-def _json_lines(path: Path, field: str) -> Iterator[str]:
+def _json_lines(path: Path, field: str) -> Iterator[str | list[int]]:
     with path.open(encoding="utf-8") as handle:
         for number, line in enumerate(handle, start=1):
             try:
-                yield json.loads(line)[field]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise UserError(f"line {number} of {path} is not a JSON object with a field {field!r}.") from None
+                document = json.loads(line)
+            except (ValueError, RecursionError):
+                document = None
+            if not isinstance(document, dict) or field not in document:
+                raise UserError(f"line {number} of {path} is not a JSON object with a field {field!r}; correct or remove it.")
+            yield checked(document[field], f"field {field!r} in line {number} of {path}")
+
+
+def checked(document: Any, where: str) -> Any:
+    """A document: a text, or token ids.
+
+    Raises:
+        UserError: it is neither; `where` says which.
+    """
+    if isinstance(document, str):
+        with contextlib.suppress(UnicodeEncodeError):
+            document.encode()
+            return document
+    elif not isinstance(document, dict) and isinstance(document, Sized) and all(_is_id(token) for token in document):
+        return document
+    raise UserError(
+        f"{where} is {reprlib.repr(document)}, neither text nor a list of token ids (whole numbers from 0); correct or remove it."
+    )
+
+
+def _is_id(token: Any) -> bool:
+    return type(token) is int and token >= 0  # a bool is none

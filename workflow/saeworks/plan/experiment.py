@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..config.architectures import ARCHITECTURES
 from ..config.experiment import Experiment
 from ..config.figures import TableStyle
@@ -394,8 +396,10 @@ class ExperimentPlan(State):
         if stage != "together":
             return super().inputs(job)
         files = self.sources() + self.training_data
-        changed = any(self.differences(f"train/{run}") for run in self.trained_together[place])
-        return files + (self.new_mark(job) if changed else []), changed
+        changed = [f"train/{run}" for run in self.trained_together[place] if self.differences(f"train/{run}")]
+        for run in changed[:1]:
+            self.require_sources(run)
+        return files + (self.new_mark(job) if changed else []), bool(changed)
 
     def _measured_from(self, study: str, place: str) -> list[str]:
         needs, job = self.studies[study].needs, self.measurement(study, place)
@@ -405,6 +409,19 @@ class ExperimentPlan(State):
         times = self.training_records() if self.studies[study].wall_clock else []
         own = self.studies[study].files(self.experiment.study_settings(study))
         return [*tables, *saes, *(self.sources() if data else []), *own, *data, *times]
+
+    def missing(self, path: str) -> str:
+        """As the base class; a model of this project is fetched, or trained."""
+        folder = f"data/models/{self.experiment.model.name}"
+        if self.experiment.model.source != "own" or not path.startswith(f"{folder}/"):
+            return super().missing(path)
+        if _is_stored(self.root, folder):
+            return (
+                f"{path} is missing; fetch it with `dvc pull {folder}`, or all that is stored, results included, with `dvc pull`."
+            )
+        return (
+            f"{path} is missing, and DVC does not store {folder}; train that model, or correct `model.name` in the configuration."
+        )
 
     def start_of(self, run: str) -> list[str]:
         """The weights that a run continues."""
@@ -449,13 +466,8 @@ class ExperimentPlan(State):
         return [f"{what:<9} {path}" for what, path in [*found, ("Logs", f"logs/{self.name}")] if (self.root / path).exists()]
 
     def notes(self) -> list[str]:
-        """Sentences about what a user should know before anything runs: missing sources, and results of other configurations."""
+        """Sentences about what a user should know before anything runs: results of other configurations."""
         notes = []
-        for path in self.sources():
-            if not (self.root / path).exists():
-                own = self.experiment.model.source == "own" and path.startswith("data/models/")
-                fetch = f"fetch it with `dvc pull data/models/{self.experiment.model.name}`"
-                notes.append(f"{path} is missing; {fetch if own else 'correct its path in the configuration'}.")
         runs = {str(path.parent.relative_to(self.root / self.saes)) for path in (self.root / self.saes).glob("*/*/manifest.json")}
         if left := sorted(runs - set(self.specs)):
             notes.append(f"not in the configuration any more, delete before `dvc commit`: {', '.join(left)}")
@@ -488,7 +500,16 @@ def _architectures(specs: Iterable[RunSpec], loaded: bool = True) -> list[str]:
 
 def _is_fetched(path: str) -> bool:
     """Whether a rule fetches a file, and checks that it is the published one."""
-    return path.startswith("data/agreement/")
+    return path.startswith(("data/agreement/", "data/texts/novels/"))
+
+
+def _is_stored(root: Path, path: str) -> bool:
+    """Whether DVC keeps an output of that path."""
+    try:
+        stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"].values()
+        return any(out["path"] == path for stage in stages for out in stage.get("outs", []))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _idle(spec: RunSpec) -> set[str]:

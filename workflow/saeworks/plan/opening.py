@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.base import parse
-from ..config.experiment import PretrainExperiment, parse_experiment
+from ..config.experiment import PretrainExperiment, check_model, parse_experiment
 from .code import Code
 from .experiment import ExperimentPlan
 from .pretrain import PretrainPlan
@@ -20,4 +20,6 @@ def open_plan(values: dict[str, Any], root: Path | str = ".", code: Code | None 
     """
     if "pretrain" in values:
         return PretrainPlan(parse(PretrainExperiment, values), root, code)
-    return ExperimentPlan(parse_experiment(values), root, code)
+    plan = ExperimentPlan(parse_experiment(values), root, code)
+    check_model(plan.experiment, [Path(root, plan.model_files()[0]).parent] if plan.model_files() else [Path(root, plan.model)])
+    return plan

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..store.files import content_hash, write_json
+from ..store.files import content_hash, sha256_file
 from .code import Code
 
 _LENGTH = 16  # hex digits of a fingerprint
@@ -26,8 +27,8 @@ def begin_record(identity: str, code: Code | None = None) -> dict[str, Any]:
     """The record of a job that begins, to be written when it has succeeded.
 
     Args:
-        identity: JSON with what the job was asked for: settings, inputs, files, facts, and the entries of its code. The definitions
-            that these reach are those of the package that runs it.
+        identity: JSON with what the job was asked for: settings, inputs, files, facts, and the entries of its code, whose
+            definitions are those of the package that runs it; and the paths of its outputs.
         code: the package, another than this one in tests.
     """
     record = json.loads(identity)
@@ -36,6 +37,11 @@ def begin_record(identity: str, code: Code | None = None) -> dict[str, Any]:
     return record | {"fingerprint": fingerprint(record)}
 
 
-def write_record(path: str | Path, identity: str, code: Code | None = None) -> None:
-    """Write the record of a job in one go."""
-    write_json(path, begin_record(identity, code))
+def end_record(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a job that has succeeded: with a hash of each of its outputs, by file name."""
+    return record | {"outputs": output_hashes(record.get("outputs", []))}
+
+
+def output_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
+    """SHA-256 by file name; the outputs of a job have different ones, and may lie elsewhere when they are compared."""
+    return {Path(path).name: sha256_file(path) for path in paths}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from ..store.files import canonical_json, sha256_file
+from ..store.errors import UserError
+from ..store.files import atomic_path, canonical_json
 from .code import Code
+from .hashes import Hashes
 from .job import Job, nested
 from .record import code_hash, fingerprint
 
@@ -23,9 +25,12 @@ ABSENT = type("Absent", (), {"__repr__": lambda self: "not there"})()
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as it was when a result was made; what is new or gone was or is `ABSENT`."""
+    """One thing that is not as it was when a result was made; what is new or gone was or is `ABSENT`.
 
-    kind: Literal["record", "setting", "definition", "input", "file", "fact"]
+    `output`: a file of the result itself. `again`: a job whose result it was made from, and which is made again for such a file.
+    """
+
+    kind: Literal["record", "setting", "definition", "input", "file", "fact", "output", "again"]
     name: str
     before: Any = ABSENT
     after: Any = ABSENT
@@ -39,7 +44,7 @@ class State:
     def __init__(self, jobs: Iterable[Job], root: Path | str = ".", code: Code | None = None) -> None:
         self.jobs = {job.name: job for job in jobs}
         self.root, self.code = Path(root), code or Code()
-        self._sha256: Callable[[Path], str] = cache(sha256_file)
+        self._sha256 = Hashes(self.root / "scratch" / "hashes.json")
         self._differences: dict[str, list[Difference]] = {}
         self._identities: dict[str, dict[str, Any]] = {}
         self._recorded: dict[str, dict[str, Any] | None] = {}
@@ -49,13 +54,13 @@ class State:
 
         Keys: settings, entries, code, inputs (the fingerprints of other jobs), files (sha256 of those at hand), facts.
         """
-        if self.differences(name):
+        if any(item.kind not in ("output", "again") for item in self.differences(name)):
             return self._now(name)
         return {key: self.recorded(name)[key] for key in ("settings", "entries", "code", "inputs", "files", "facts")}
 
-    def identity_json(self, name: str) -> str:
-        """`identity` as the command line takes it."""
-        return canonical_json(self.identity(name))
+    def identity_json(self, name: str, outputs: Iterable[str] | None = None) -> str:
+        """`identity` as the command line takes it, with the files whose hashes the record is to hold: by default the job's outputs."""
+        return canonical_json(self.identity(name) | {"outputs": list(outputs or self.jobs[name].outputs)})
 
     def fingerprint(self, name: str) -> str:
         """What stands for the identity of a job in that of others."""
@@ -65,8 +70,19 @@ class State:
         """One block of a job's settings, as JSON that its command takes."""
         return canonical_json(nested({**self.identity(name)["settings"], **self.jobs[name].settings.others}, block))
 
+    def asked(self, text: str) -> str:
+        """A file with this text, JSON, as an option takes it, so that a command stays short enough to be read.
+
+        It lies under its hash, so that jobs of other configurations that are still at work find theirs.
+        """
+        path = self.marks.parent / "asked" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if not (self.root / path).exists():
+            with atomic_path(self.root / path) as partial:
+                partial.write_text(text, encoding="utf-8")
+        return f"@{path}"
+
     def is_current(self, name: str) -> bool:
-        """Whether all results of a job exist and nothing that they depend on has changed."""
+        """Whether all results of a job exist, are those that it made, and nothing that they depend on has changed."""
         return all((self.root / path).exists() for path in self.jobs[name].outputs) and not self.differences(name)
 
     def needs(self, name: str) -> list[str]:
@@ -74,8 +90,28 @@ class State:
         return [path for other in self.jobs[name].inputs for path in self.jobs[other].outputs]
 
     def inputs(self, name: str) -> tuple[list[str], bool]:
-        """What a job reads, its `mark` among that, and whether something that it depends on has changed."""
+        """What a job reads, its `mark` among that, and whether something that it depends on has changed.
+
+        Raises:
+            UserError: it has, and a file that no job makes is missing.
+        """
+        if self.differences(name):
+            self.require_sources(name)
         return self.needs(name) + self.mark(name), bool(self.differences(name))
+
+    def require_sources(self, name: str) -> None:
+        """Check that all that a job reads and no job makes is there.
+
+        Raises:
+            UserError: one sentence about the first file that is missing.
+        """
+        for path in self.jobs[name].files:
+            if not (self.root / path).exists():
+                raise UserError(self.missing(path))
+
+    def missing(self, path: str) -> str:
+        """What to do about a file that no job makes and that is not there."""
+        return f"{path} is missing; correct its path in the configuration."
 
     def mark(self, name: str) -> list[str]:
         """A file newer than the results of a job that is not current, so that what goes by times makes them again.
@@ -100,7 +136,10 @@ class State:
         return [name for name in self.jobs if not self.is_current(name)]
 
     def differences(self, name: str) -> list[Difference]:
-        """What has changed since the results of a job were made; a job without a readable record has one difference."""
+        """What has changed since the results of a job were made, and which of them are other files than it made.
+
+        A job without a readable record has one difference. A record from before there were hashes of outputs says nothing of them.
+        """
         if name not in self._differences:
             self._differences[name] = self._compare(name)
         return self._differences[name]
@@ -139,7 +178,15 @@ class State:
         found += _changed("input", before["inputs"], now["inputs"])
         # a file that is not at hand cannot have changed what was made from it
         found += [item for item in _changed("file", before["files"], now["files"]) if item.after is not ABSENT]
-        return found + _changed("fact", before["facts"], now["facts"])
+        found += _changed("fact", before["facts"], now["facts"])
+        made, there = before.get("outputs", {}), [path for path in job.outputs if (self.root / path).is_file()]
+        pairs = [(path, made.get(Path(path).name), self._sha256(self.root / path)) for path in there if made]
+        found += [Difference("output", path, *pair) for path, *pair in pairs if pair[0] != pair[1]]
+        # what follows from a job is made again with it: Snakemake looks no further than at the first job of a chain that has to run
+        return found + [Difference("again", other) for other in job.inputs if self._is_made_again(other)]
+
+    def _is_made_again(self, name: str) -> bool:
+        return any(item.kind in ("output", "again") for item in self.differences(name))
 
 
 def _changed(kind: str, before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..config.base import read_config
 from ..store.errors import UserError, did_you_mean
 from .job import Job
 from .opening import open_plan
@@ -29,11 +29,7 @@ def why(target: str, /, configfile: str | None = None) -> None:
         UserError: the configuration has no such file or job.
     """
     path = Path(configfile) if configfile else configuration_of(target)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; name the experiment's file with `--configfile`.") from None
-    for paragraph in explanations(open_plan(values), target):
+    for paragraph in explanations(open_plan(read_config(path)), target):
         print(paragraph)
 
 
@@ -45,9 +41,9 @@ def configuration_of(target: str, folder: Path = Path("config")) -> Path:
     named = parts[1] if parts[:1] == ("results",) and len(parts) > 2 else parts[2] if parts[:2] == ("data", "corpora") else None
     if named is not None:
         for path in sorted(folder.glob("*.yaml")):
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if isinstance(values, dict) and values.get("experiment") == named:
-                return path
+            with contextlib.suppress(UserError):  # said of a file that is asked for
+                if read_config(path).get("experiment") == named:
+                    return path
         raise UserError(f"no file in {folder} is of the experiment {named!r}; name its file with `--configfile`.")
     return folder / "config.yaml"
 
@@ -95,6 +91,9 @@ def explanation(state: State, name: str) -> str:
 def _reasons(state: State, name: str) -> Iterator[str]:
     """What differs in a job itself, and then, of all that it was made from, what changed first."""
     yield from _own_reasons(state, name)
+    for item in state.differences(name):
+        if item.kind == "again":
+            yield f"{item.name}, which it was made from, is made again"
     changed = [item for item in state.differences(name) if item.kind == "input"]
     for item in [item for item in changed if ABSENT in (item.before, item.after)]:
         yield f"{item.name} is {'a new input' if item.before is ABSENT else 'no input any more'}"
@@ -113,16 +112,18 @@ def _causes(state: State, name: str) -> Iterator[str]:
 
 
 def _own_reasons(state: State, name: str) -> list[str]:
-    found = [item for item in state.differences(name) if item.kind != "input"]
+    found = [item for item in state.differences(name) if item.kind not in ("input", "again")]
     code = [_definition(item) for item in found if item.kind == "definition"]
-    others = [
-        "it was not made yet"
-        if item.kind == "record"
-        else f"{item.kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}"
-        for item in found
-        if item.kind != "definition"
-    ]
+    others = [_in_words(item) for item in found if item.kind != "definition"]
     return [*others, *([_listed(code, "change of code")] if code else [])]
+
+
+def _in_words(item: Difference) -> str:
+    if item.kind == "record":
+        return "it was not made yet"
+    if item.kind == "output":
+        return f"{item.name} is not the file that it made, but another"
+    return f"{item.kind} {item.name} was {_shown(item.before)} and is {_shown(item.after)}"
 
 
 def _definition(item: Difference) -> str:

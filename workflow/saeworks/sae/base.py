@@ -22,15 +22,20 @@ from .selection import flat_nonzero
 DecoderConstraint = Literal["normalised", "renormalised", "free"]
 _LAYER_NORM_EPS = 1e-5  # added to the unbiased standard deviation on the way in only, as in SAELens and Gao et al.'s code
 
-Error = Callable[[Float[Tensor, "B d_in"], Float[Tensor, "B d_in"]], Float[Tensor, ""]]
-
 
 @dataclass
 class Forward:
     """A training forward pass, in the normalised space of the input.
 
-    `pre` holds the pre-activations of the entries of `codes`; `aux` those of the dead features that AuxK takes.
-    `outputs` are the reconstructions that count: one, or one per nested prefix (the whole dictionary last).
+    `pre` holds the pre-activations of the entries of `codes`; `aux` those of the dead features that AuxK takes; `more` those of
+    `extra_selections`. `outputs` are the reconstructions that count: one, or one per nested prefix (the whole dictionary last).
+    `training_pass` adds what else losses are made of.
+
+    Attributes:
+        denormalise: takes an output to the space of the input.
+        penalised: what the sparsity penalty sums up, if there is one; `norms` makes the dictionary's norms at its entries.
+        further: outputs whose errors are further loss terms, `(weight, output)` by the term's name.
+        revived: the output of the dead features alone, without a bias, if AuxK or ghost gradients ask for it.
     """
 
     x: Float[Tensor, "B d_in"]
@@ -38,8 +43,13 @@ class Forward:
     pre: Codes
     outputs: list[Float[Tensor, "B d_in"]]
     dictionary: Float[Tensor, "d_sae d_in"]
-    aux: Codes | None = None
-    extra: dict[str, Codes] = field(default_factory=dict)
+    aux: Codes | None
+    more: list[Codes]
+    denormalise: Callable[[Float[Tensor, "B d_in"]], Float[Tensor, "B d_in"]] | None = None
+    penalised: Codes | None = None
+    norms: Callable[[], Tensor] | None = None
+    further: dict[str, tuple[float, Float[Tensor, "B d_in"]]] = field(default_factory=dict)
+    revived: Float[Tensor, "B d_in"] | None = None
 
     @property
     def output(self) -> Float[Tensor, "B d_in"]:
@@ -139,8 +149,8 @@ class SAE(nn.Module, ABC):
         """Norms of the dictionary's rows, at each entry of `codes`, for the penalties that weigh with them."""
         return codes.at(step.dictionary.norm(dim=1))
 
-    def auxiliary_terms(self, step: Forward, error: Error) -> dict[str, Tensor]:
-        """Loss terms of the architecture itself, by name, with weight 1; `error` is the reconstruction error of the run."""
+    def further_outputs(self, step: Forward) -> dict[str, tuple[float, Float[Tensor, "B d_in"]]]:
+        """Further reconstructions whose errors are loss terms of the architecture itself: `(weight, output)` by the term's name."""
         return {}
 
     # inference
@@ -195,7 +205,7 @@ class SAE(nn.Module, ABC):
             others: those of `extra_selections`.
         """
         codes, dictionary = self.activate(pre), self.dictionary()
-        return Forward(x, codes, pre, self.reconstructions(codes, dictionary), dictionary, aux)
+        return Forward(x, codes, pre, self.reconstructions(codes, dictionary), dictionary, aux, others)
 
     @torch.no_grad()
     def before_step(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,12 +19,25 @@ from .base import SAE
 from .build import sae_class
 
 _SAELENS = {"relu": "standard"}  # architectures that SAELens has under another name
-_LOADABLE = {
-    "reshape_activations": ("none", "hook_z"),
-    "normalize_activations": ("none", "layer_norm"),
-    "activation_fn": ("relu", "topk"),
-    "finetuning_scaling_factor": (False,),
-}
+_ONES = "scaling_factor"  # a tensor that SAELens once wrote; its reader passes over it where all are 1
+
+
+class Config(BaseModel):
+    """What counts of a `cfg.json`, for those SAEs that are computed here."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    architecture: str
+    d_in: PositiveInt
+    d_sae: PositiveInt
+    k: PositiveInt | None = None
+    apply_b_dec_to_input: bool = True  # SAELens' own default
+    rescale_acts_by_decoder_norm: bool = False
+    reshape_activations: Literal["none", "hook_z"] = "none"
+    normalize_activations: Literal["none", "layer_norm"] = "none"
+    activation_fn: Literal["relu", "topk"] = "relu"
+    finetuning_scaling_factor: Literal[False] = False
+    metadata: dict[str, Any]
 
 
 def saved_weights(sae: SAE, scale: float = 1.0) -> dict[str, Tensor]:
@@ -66,34 +81,69 @@ def load_sae(folder: Path, device: str = "cpu") -> SAE:
     Raises:
         UserError: a file is missing or damaged, or the SAE computes something that no class here does.
     """
-    config = read_config(folder)
-    named = _classes()
-    if (architecture := config.get("architecture")) not in named:
+    path, content, named = folder / "sae_weights.safetensors", read_config(folder), _classes()
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_sentence(folder, error.errors()[0])) from None
+    if config.architecture not in named:
         raise UserError(
-            f"{folder}/cfg.json has `architecture` {architecture!r}, which this version does not load; it loads {', '.join(named)}."
+            f"{folder}/cfg.json has `architecture` {config.architecture!r}, which this version does not load; it loads {', '.join(named)}."
         )
-    for key, known in _LOADABLE.items():
-        if (value := config.get(key, known[0])) not in known:
-            raise UserError(
-                f"{folder}/cfg.json has `{key}` {value!r}, which this version does not load; it loads {', '.join(map(str, known))}."
-            )
-    cls = named[architecture]
-    for key in ("d_in", "d_sae", *(["k"] if ARCHITECTURES[cls.architecture].by_k else [])):
-        if not isinstance(config.get(key), int):
-            raise UserError(f"{folder}/cfg.json has no whole number `{key}`; fetch it again with `dvc pull {folder}`.")
-    path = folder / "sae_weights.safetensors"
+    cls = named[config.architecture]
+    if ARCHITECTURES[cls.architecture].by_k and not 1 <= (config.k or 0) <= config.d_sae:
+        raise UserError(
+            f"{folder}/cfg.json has `k` {config.k}, which must be a whole number from 1 to `d_sae` ({config.d_sae}); {refetch(folder)}."
+        )
     weights = read_tensors(path)
-    for name, shape in expected_shapes(cls, config["d_in"], config["d_sae"]).items():
+    shapes = expected_shapes(cls, config.d_in, config.d_sae)
+    if _ONES in weights and bool((weights[_ONES] == 1).all()):
+        del weights[_ONES]
+    if unknown := sorted(weights.keys() - shapes.keys()):
+        raise UserError(
+            f"{path} has a tensor {unknown[0]}, which a {config.architecture} SAE does not compute with, so that it cannot be loaded; "
+            f"{refetch(folder)}."
+        )
+    for name, shape in shapes.items():
         if name not in weights or tuple(weights[name].shape) != shape:
-            raise UserError(f"{path} does not fit its cfg.json: {name} should have shape {shape}; fetch the folder again.")
-    own, weights = cls.loaded(config, weights)
+            raise UserError(f"{path} does not fit its cfg.json: {name} should have shape {shape}; {refetch(folder)}.")
+        check_numbers(weights[name], name, path)
+    own, weights = cls.loaded(content, weights)
     sae = cls.from_saved(
-        weights,
-        pre_bias=bool(config.get("apply_b_dec_to_input", True)),  # SAELens' own default
-        layer_norm=config.get("normalize_activations") == "layer_norm",
-        **own,
+        weights, pre_bias=config.apply_b_dec_to_input, layer_norm=config.normalize_activations == "layer_norm", **own
     )
     return sae.to(device)
+
+
+def _sentence(folder: Path, fault: Any) -> str:
+    key, given = fault["loc"][0], fault["input"]
+    if fault["type"] == "missing":
+        return f"{folder}/cfg.json has no `{key}`; {refetch(folder)}."
+    if fault["type"] == "literal_error":
+        known = fault["ctx"]["expected"]
+        return f"{folder}/cfg.json has `{key}` {given!r}, which this version does not load; it loads {known}."
+    what = fault["msg"].removeprefix("Input should be ")
+    return f"{folder}/cfg.json has `{key}` {reprlib.repr(given)}, which should be {what}; {refetch(folder)}."
+
+
+def refetch(folder: Path) -> str:
+    """What mends a damaged run, in words."""
+    return f"fetch it again (`dvc pull --force {folder}`, where it is stored) or train the run again"
+
+
+def check_numbers(tensor: Tensor, name: str, path: Path) -> None:
+    """Refuse what is no dense array of finite floating-point numbers.
+
+    Raises:
+        UserError: naming the tensor.
+    """
+    kind = "sparse " * (tensor.layout != torch.strided) + str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
+        raise UserError(
+            f"{path} has a tensor {name} of type {kind}, where dense floating-point numbers belong; {refetch(path.parent)}."
+        )
+    if not tensor.float().isfinite().all():
+        raise UserError(f"{path} has a tensor {name} with values that are not finite in float32; {refetch(path.parent)}.")
 
 
 def _classes() -> dict[str, type[SAE]]:
@@ -114,21 +164,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, or no JSON object.
     """
-    config = read_json(folder / "cfg.json")
+    config = read_json(folder / "cfg.json", mend=refetch(folder))
     if not isinstance(config, dict):
-        raise UserError(f"{folder}/cfg.json holds no configuration; fetch it again with `dvc pull {folder}`.")
-    metadata = config.get("metadata")
-    if isinstance(metadata, dict):
+        raise UserError(f"{folder}/cfg.json holds no configuration; {refetch(folder)}.")
+    if "metadata" in config:
         return config
     config = {"architecture": "standard", **config}
     config["activation_fn"] = config.get("activation_fn_str", config.get("activation_fn", "relu"))
     if config["activation_fn"] == "topk" and config["architecture"] == "standard":
-        config |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
+        options = config.get("activation_fn_kwargs")
+        config |= {"architecture": "topk", "k": options.get("k") if isinstance(options, dict) else None}
     hook_name = config.get("hook_name", config.get("hook_point"))
     config["metadata"] = {key: config[key] for key in ("model_name", "context_size", "prepend_bos") if key in config}
     config["metadata"] |= {"hook_name": hook_name} if hook_name else {}
-    scale = {None: "none", False: "none", True: "expected_average_only_in"}
-    config["normalize_activations"] = scale.get(config.get("normalize_activations"), config.get("normalize_activations"))
+    scale = config.get("normalize_activations")
+    if scale is None or isinstance(scale, bool):
+        config["normalize_activations"] = "expected_average_only_in" if scale else "none"
     return config
 
 
@@ -141,9 +192,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; fetch it with `dvc pull {path.parent}` or train the run.") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} cannot be read ({error}); fetch it again with `dvc pull {path.parent}`.") from None
+        raise UserError(f"{path} is missing; {refetch(path.parent)}.") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {refetch(path.parent)}.") from None
 
 
 @torch.no_grad()

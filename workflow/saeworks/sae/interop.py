@@ -20,7 +20,7 @@ from ..store.errors import UserError, did_you_mean
 from ..store.files import read_json, write_json, write_tensors
 from .base import SAE, fold_decoder_norms
 from .build import sae_class
-from .formats import expected_shapes, load_sae, read_tensors
+from .formats import check_numbers, expected_shapes, load_sae, read_tensors, refetch
 
 IN_SAELENS = ("relu", "topk", "gated", "jumprelu")  # the architectures that SAELens computes as we do
 _PICKLES = (".pt", ".pth", ".bin")
@@ -80,7 +80,9 @@ def load(path: Path, device: str = "cpu", hook_point: str | None = None) -> SAE:
     if path.is_dir():
         return _load_folder(path, hook_point).to(device)
     if not path.exists():
-        raise UserError(f"there is no SAE at {path}; correct the path, or fetch it with `dvc pull {path}`.")
+        raise UserError(
+            f"there is no SAE at {path}; correct the path, or fetch it with `dvc pull --force {path}` if it is a stored run."
+        )
     if path.name in _MARKERS:
         return _load_folder(path.parent, hook_point).to(device)
     if path.suffix not in (*_PICKLES, ".safetensors"):
@@ -95,7 +97,7 @@ def _load_folder(folder: Path, hook_point: str | None) -> SAE:
         return _load_state_dict(folder / "ae.pt", hook_point)
     if (folder / "sae_weights.safetensors").exists():
         return load_sae(folder)
-    config = read_json(folder / "cfg.json") if (folder / "cfg.json").exists() else None
+    config = read_json(folder / "cfg.json", mend=refetch(folder)) if (folder / "cfg.json").exists() else None
     if (folder / "sae.safetensors").exists() or (
         isinstance(config, dict) and {"num_latents", "expansion_factor"} & config.keys()
     ):
@@ -133,11 +135,11 @@ def _list(names: list[str]) -> str:
 
 
 def _load_sparsify(folder: Path) -> SAE:
-    path, config = folder / "sae.safetensors", read_json(folder / "cfg.json")
+    path, config = folder / "sae.safetensors", read_json(folder / "cfg.json", dict[str, Any], "fetch it again")
     for key, only in {"activation": "topk", "transcode": False, "skip_connection": False, "signed": False}.items():
-        if (value := config.get(key, only)) != only:
+        if type(value := config.get(key, only)) is not type(only) or value != only:
             raise UserError(f"{folder}/cfg.json has `{key}` {value!r}, which no class of saeworks computes; it loads {only!r}.")
-    if not isinstance(config.get("k"), int):
+    if type(config.get("k")) is not int:  # a bool is none
         raise UserError(f"{folder}/cfg.json has no whole number `k`; fetch it again.")
     return _read(_SPARSIFY, read_tensors(path), path, k=config["k"])
 
@@ -191,11 +193,12 @@ def _load_state_dict(path: Path, hook_point: str | None) -> SAE:
     options = {}
     if layout.architecture == "topk":
         k = tensors.get("k", _trainer(path).get("k"))
-        if k is None or int(k) < 1:
+        k = k.item() if isinstance(k, Tensor) and k.numel() == 1 else k
+        if type(k) is not int:
             raise UserError(
-                f"{path} does not say how many features are active (`k`), and there is no config.json that does; add it."
+                f"{path} does not say how many features are active (`k`), and there is no config.json that does in a whole number; add it."
             )
-        options["k"] = int(k)
+        options["k"] = k
     return _read(layout, tensors, path, **options)
 
 
@@ -207,6 +210,7 @@ def _load_e2e(path: Path, tensors: dict[str, Tensor], names: list[str], hook_poi
     prefix = f"saes.{name}." if f"saes.{name}.encoder.0.weight" in tensors else f"{name}."
     own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     if "decoder.weight" in own:
+        check_numbers(own["decoder.weight"], f"{prefix}decoder.weight", path)
         own["decoder.weight"] = F.normalize(own["decoder.weight"].float(), dim=0)
     return _read(_E2E, own, path)
 
@@ -224,7 +228,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read ({reason or type(error).__name__}); fetch it again.") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(
             f"{path} holds no state dict (names and tensors), so saeworks does not know its layout; save `state_dict()`."
         )
@@ -235,7 +240,7 @@ def _trainer(path: Path) -> dict[str, Any]:
     """The `trainer` block of the dictionary_learning config.json that belongs to `ae.pt` or `checkpoints/ae_<step>.pt`."""
     for folder in (path.parent, path.parent.parent):
         if (folder / "config.json").exists():
-            config = read_json(folder / "config.json")
+            config = read_json(folder / "config.json", mend="fetch it again, or remove it")
             trainer = config.get("trainer") if isinstance(config, dict) else None
             return trainer if isinstance(trainer, dict) else {}
     return {}
@@ -245,7 +250,7 @@ def _dict_class(path: Path, tensors: dict[str, Tensor]) -> str:
     """The dictionary_learning class of a state dict: by its config.json, else by the names of its tensors."""
     name = _trainer(path).get("dict_class")
     if name is not None:
-        if name not in _DICTIONARY_LEARNING:
+        if not isinstance(name, str) or name not in _DICTIONARY_LEARNING:
             raise UserError(
                 f"{path} is a {name} of dictionary_learning, which saeworks does not load; it loads {_all_classes()}."
             )
@@ -288,7 +293,7 @@ def _read(layout: _Layout, tensors: dict[str, Tensor], path: Path, **options: An
     encoder = _untransposed(layout.keys["W_enc"], tensors)
     if encoder.ndim != 2:
         raise UserError(
-            f"{path} does not fit its layout: {layout.keys['W_enc']} should be a matrix, but has shape {_shape(encoder)}."
+            f"{path} does not fit its layout: {layout.keys['W_enc']} should be a matrix, but has shape {_shape(encoder)}; fetch it again."
         )
     weights = {}
     for name, shape in expected_shapes(sae_class(layout.architecture), *encoder.shape).items():
@@ -301,6 +306,7 @@ def _read(layout: _Layout, tensors: dict[str, Tensor], path: Path, **options: An
                 f"{path} does not fit its layout: {key} should have shape {wanted}, as {layout.keys['W_enc']} has shape "
                 f"{_shape(tensors[layout.keys['W_enc']])}, but it has {_shape(tensors[key])}; fetch it again."
             )
+        check_numbers(value, key, path)
         weights[name] = value.float()
     if layout.unit_rows:
         weights = fold_decoder_norms(weights)

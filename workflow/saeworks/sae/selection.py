@@ -70,10 +70,19 @@ def _keep_largest(candidates: Tensor, pre: Tensor, k: int) -> Tensor:
     return flat[~equal | (rank - before[rows] <= k - above[rows])]
 
 
-def largest_overall(values: Float[Tensor, "rows F"], count: int) -> Int[Tensor, " count"]:
-    """Flat indices of the `count` largest entries of the matrix, in order; of equal entries the first are taken."""
+def largest_overall(values: Float[Tensor, "rows F"], count: int) -> tuple[Int[Tensor, " count"], Float[Tensor, ""]]:
+    """`(flat, dropped)`: flat indices of the `count` largest entries of the matrix, in order, and the largest of the others.
+
+    Of equal entries the first are taken. Where all are, there is no other, and `dropped` is −∞.
+    """
     flat = values.reshape(1, -1)
-    return largest_per_row(flat, min(count, flat.shape[1]))
+    if count >= flat.shape[1]:
+        return largest_per_row(flat, flat.shape[1]), flat.new_tensor(-torch.inf)
+    chosen = largest_per_row(flat, count + 1)
+    found = flat.view(-1)[chosen]
+    least, places = found.amin(), torch.arange(count + 1, device=found.device)
+    last = torch.where(found == least, places, -1).amax()  # of the least; nothing here waits for the device
+    return chosen[places[:-1] + (places[:-1] >= last)], least
 
 
 def largest_among(

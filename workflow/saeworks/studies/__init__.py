@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 
 from ..config.figures import Exhibit
+from ..store.errors import UserError, did_you_mean
 from .study import Column, Study, Table
 
-__all__ = ["Column", "Study", "Table", "caption", "figures", "studies", "study_of_table"]
+__all__ = ["Column", "Study", "Table", "caption", "figures", "studies", "study_of_table", "study_that_measures"]
 
 
 @cache
@@ -22,6 +23,20 @@ def studies() -> dict[str, Study]:
     folders = sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))
     found = [dataclasses.replace(importlib.import_module(f".{folder}", __package__).STUDY, name=folder) for folder in folders]
     return {study.name: study for study in sorted(found, key=lambda study: (study.order, study.name))}
+
+
+def study_that_measures(name: str) -> Study:
+    """The study `name`, which has tables.
+
+    Raises:
+        UserError: there is none.
+    """
+    measured = [known for known, study in studies().items() if study.tables]
+    if name not in measured:
+        raise UserError(
+            f"there is no study {name!r} that measures{did_you_mean(name, measured)}; there are {', '.join(measured)}."
+        )
+    return studies()[name]
 
 
 @cache

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import studies
+from . import study_that_measures
 from .tables import join_tables, read_table, write_table
 
 
@@ -17,8 +17,11 @@ def gather(study: str, /, parts: list[str], out: str) -> None:
         study: name of the study
         parts: folders of the parts, in the order of the experiment file
         out: folder for the tables
+
+    Raises:
+        UserError: there is no such study, or a part is missing.
     """
-    for name, table in studies()[study].tables.items():
+    for name, table in study_that_measures(study).tables.items():
         if table.streamed:
             join_tables([Path(part) for part in parts], name, list(table.columns), Path(out) / f"{name}.parquet")
             continue

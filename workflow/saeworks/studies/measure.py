@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 
 from ..config.base import Json, parse
-from ..store.errors import UserError, did_you_mean
-from . import Study, Table, studies
+from ..store.errors import UserError
+from . import Study, Table, study_that_measures
 from .place import Place
 from .tables import TableWriter, write_table
 
@@ -47,11 +49,12 @@ def measure(
     Raises:
         UserError: there is no such study, or its settings or inputs are unfit.
     """
-    declared = _find(study)
+    declared = study_that_measures(study)
+    _check_place(declared, at, model, corpus, runs)
     settings = None if declared.settings is None else parse(declared.settings, json.loads(spec), f"studies.{study}")
     on = device if "model" in declared.needs else "cpu"
     place = Place(Path("results") / experiment, at, Path(model), Path(corpus), on, tuple(runs or ()), declared.reads)
-    found = importlib.import_module(f".{study}.measure", __package__).measure(place, settings)
+    found = _module(declared).measure(place, settings)
     label = dict.fromkeys(_LABEL[declared.scope], at)
     paths = {name: Path(out) / f"{name}.parquet" for name in declared.tables}
     if not isinstance(found, dict):
@@ -81,13 +84,35 @@ def _write_parts(
         write_table(found, paths[name], csv=False)
 
 
-def _find(name: str) -> Study:
-    measured = [known for known, study in studies().items() if study.tables]
-    if name not in measured:
-        raise UserError(
-            f"there is no study {name!r} that measures{did_you_mean(name, measured)}; there are {', '.join(measured)}."
-        )
-    return studies()[name]
+def without_torch(study: str) -> bool:
+    """Whether a study reads nothing but tables and records, so that its module does not load torch."""
+    _module(study_that_measures(study))
+    return "torch" not in sys.modules
+
+
+def _module(study: Study) -> ModuleType:
+    return importlib.import_module(f".{study.name}.measure", __package__)
+
+
+def _check_place(study: Study, at: str, model: str, corpus: str, runs: list[str] | None) -> None:
+    """Check that a study is given what it measures.
+
+    Raises:
+        UserError: something is missing, or given in vain.
+    """
+    parts = {"run": 2, "hook_point": 1, "experiment": 0}[study.scope]
+    if len(at.split("/")) != parts if at else parts:
+        places = {
+            "run": "a run, `<hook point>/<run>`",
+            "hook_point": "a hook point",
+            "experiment": "the whole experiment, with no `--at`",
+        }
+        raise UserError(f"`--at` is {at!r}, but study {study.name!r} is measured on {places[study.scope]}.")
+    for option, given in (("model", model), ("corpus", corpus)):
+        if option in study.needs and not given:
+            raise UserError(f"study {study.name!r} needs `--{option}`, the folder that the workflow makes under data/.")
+    if study.scope == "experiment" and "saes" in study.needs and not runs:
+        raise UserError(f"study {study.name!r} needs `--runs`, the names of the runs in their order.")
 
 
 def _labelled(frame: pd.DataFrame, table: Table, label: dict[str, str]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from papermill import execute_notebook
 from papermill.exceptions import PapermillExecutionError
 
-from ..store.errors import UserError
+from ..store.errors import UserError, did_you_mean
 from ..store.files import atomic_path
 from ..store.notebooks import notebook_path
 
@@ -43,22 +43,27 @@ main { max-width: 72rem; margin: 0 auto; }
 """
 
 
-def notebook(name: str, tables: str, figures: str, drawn: list[str], experiment: str, out_ipynb: str, out_html: str) -> None:
+def notebook(
+    name: str, tables: str, figures: str, experiment: str, out_ipynb: str, out_html: str, drawn: list[str] | None = None
+) -> None:
     """Execute a notebook on the tables and figures of an experiment, and export it as one HTML file.
 
     Args:
         name: notebook of workflow/notebooks
         tables: folder of tables
         figures: folder of figures
-        drawn: names of the figures and display tables that the experiment has
         experiment: experiment name
         out_ipynb: the executed notebook
         out_html: the same as a page that needs no other file
+        drawn: names of the figures and display tables that the experiment has, if any
 
     Raises:
-        UserError: a file or folder is missing, or a cell fails.
+        UserError: there is no such notebook, a file or folder is missing, or a cell fails.
     """
-    run_notebook(notebook_path(name), tables, figures, drawn, experiment, out_ipynb, out_html)
+    known = sorted(path.stem for path in notebook_path(name).parent.glob("*.ipynb"))
+    if name not in known:
+        raise UserError(f"there is no notebook {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}.")
+    run_notebook(notebook_path(name), tables, figures, drawn or [], experiment, out_ipynb, out_html)
 
 
 def run_notebook(

@@ -80,17 +80,10 @@ def ratio_interval(above: np.ndarray, below: np.ndarray, config: ResamplingConfi
     return value, *_bca(value, (counts @ above) / (counts @ below), acceleration, config)
 
 
-def seed_interval(values: np.ndarray, config: ResamplingConfig) -> tuple[float, float, float]:
-    """`(value, low, high)`: the geometric mean over seeds of a ratio, with Student's interval of its logarithm.
-
-    Fewer than three seeds have an interval of NaN.
-    """
-    logs = np.log(values)
-    value = float(np.exp(logs.mean())) if len(logs) else math.nan
-    if len(logs) < ENOUGH_SEEDS or not np.isfinite(logs).all():
-        return value, math.nan, math.nan
-    reach = float(stats.t.ppf((1 + config.confidence) / 2, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
-    return value, value * math.exp(-reach), value * math.exp(reach)
+def seed_interval(values: pd.Series, confidence: float) -> tuple[float, float]:
+    """`(mean, half width)` of Student's t interval for the mean over seeds."""
+    n = len(values)
+    return float(values.mean()), float(stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
 
 
 def named(interval: tuple[float, float, float]) -> dict[str, float]:

@@ -31,16 +31,19 @@ def read_table(tables: Path, name: str, columns: Sequence[str] = ()) -> pd.DataF
         UserError: the file is missing, unreadable or lacks a column.
     """
     path = Path(tables) / f"{name}.parquet"
+    mend = f"fetch it with `dvc pull --force {path}` if it is stored, else delete it and run snakemake, which makes it again"
+    if not path.exists():
+        raise UserError(f"table {path} is missing; {mend}.")
+    if not path.is_file():  # of a folder pandas reads all that is in it
+        raise UserError(f"table {path} is a folder; remove it and run snakemake, which makes it again.")
     try:
         frame = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"table {path} is missing; run snakemake, or fetch it with `dvc pull`.") from None
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"table {path} cannot be read ({reason}); delete it and run snakemake.") from None
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"table {path} cannot be read ({reason}); {mend}.") from None
     missing = [column for column in columns if column not in frame.columns]
     if missing:
-        raise UserError(f"table {path} has no column `{missing[0]}`; delete it and run snakemake.")
+        raise UserError(f"table {path} has no column `{missing[0]}`; {mend}.")
     return frame
 
 
@@ -83,7 +86,13 @@ class TableWriter:
 
 
 def join_tables(parts: Sequence[Path], name: str, columns: Sequence[str], path: Path) -> None:
-    """Join the tables `name` in the folders `parts`, some rows at a time, into `path`; parts without rows add none."""
+    """Join the tables `name` in the folders `parts`, some rows at a time, into `path`; parts without rows add none.
+
+    Raises:
+        UserError: a part is missing or unreadable.
+    """
+    for part in parts:
+        read_columns(part, name, ())
     with TableWriter(path, columns) as writer:
         for part in parts:
             with pq.ParquetFile(Path(part) / f"{name}.parquet") as file:
@@ -102,7 +111,7 @@ def read_columns(tables: Path, name: str, columns: Sequence[str]) -> pd.DataFram
     try:
         there = pq.read_schema(path).names
     except (OSError, ValueError):
-        there = []
-    if not set(columns) <= set(there):
+        there = None
+    if there is None or not set(columns) <= set(there):
         return read_table(tables, name, columns)  # which says what is wrong
     return pd.read_parquet(path, columns=list(columns))

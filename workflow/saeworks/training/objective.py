@@ -16,9 +16,11 @@ from .. import losses
 from ..config.objectives import OBJECTIVES, PENALTIES, RECONSTRUCTION_ERRORS, coefficients, penalty_of
 from ..config.training import RunSpec, TrainingConfig
 from ..sae.base import SAE, Forward
-from ..sae.dead import ghost_activations
 from ..sae.execution.interface import Execution
+from ..sae.training_pass import training_pass
 from .clean import CleanPass
+
+_PREFIXES = "_prefixes"  # behind the name of a term: what the shorter of nested prefixes add to it
 
 
 class Objective:
@@ -35,6 +37,8 @@ class Objective:
     ) -> None:
         self.spec, self.downstream, self.scale, self.variance = spec, list(downstream), scale, variance
         self.facts, self.weights = OBJECTIVES[spec.objective], coefficients(spec)
+        by_coefficient = spec.sparsity_coeff is not None
+        self.penalty = penalty_of(spec.training.architecture, spec.training.penalty) if by_coefficient else None
 
     def terms(
         self,
@@ -46,35 +50,37 @@ class Objective:
     ) -> tuple[dict[str, Float[Tensor, ""]], Forward]:
         """`(terms, forward pass)` on values `x` at the hook point.
 
+        A term is that of the whole dictionary; what the shorter of nested prefixes add to it has a name of its own, with
+        `_prefixes` behind.
+
         Args:
             clean: the pass of the model without an SAE on the same tokens, for objectives that need the model.
             dead: dead features; None while there is none, or nothing is done about them.
         """
         settings = self.spec.training
-        inputs, stats = sae.normalise(x * self.scale if self.scale != 1.0 else x)
-        auxk = dead is not None and settings.dead_features == "auxk"
+        inputs = x * self.scale if self.scale != 1.0 else x
         with _precision(settings, x):
-            step = execution.forward(sae, inputs, dead if auxk else None, auxk_k(settings, sae.d_in) if auxk else 0)
-        step.outputs = [output.to(x.dtype) for output in step.outputs]
-        terms = {} if clean is None else self._behind_the_model(sae, step, stats, clean)
+            step = training_pass(sae, execution, inputs, self.penalty, dead, settings.dead_features, auxk_k(settings, sae.d_in))
+        terms = {} if clean is None else self._behind_the_model(step, clean)
         terms |= self._at_the_sae(step)
-        if self.spec.sparsity_coeff is not None:
-            terms["sparsity"] = self.sparsity(sae, step)
-        with _precision(settings, x):
-            terms |= sae.auxiliary_terms(step, self.error)
-            if dead is not None:
-                terms |= self._of_dead_features(sae, step, dead)
+        if self.penalty is not None:
+            terms["sparsity"] = self.sparsity(step)
+        terms |= {name: weight * self.error(output, step.x) for name, (weight, output) in step.further.items()}
+        if step.revived is not None:
+            terms |= self._of_dead_features(step)
         return terms, step
 
     def total(self, terms: dict[str, Float[Tensor, ""]], sparsity_factor: float = 1.0) -> Float[Tensor, ""]:
         """Weighted sum of the terms that carry weight. `sparsity_factor`: the share of the sparsity coefficient that is reached."""
         parts = []
         for name, value in terms.items():
-            weight = self.weights.get(name, 1.0)
-            if name == "sparsity":
+            term = name.removesuffix(_PREFIXES)
+            weight = self.weights.get(term, 1.0)
+            if term == "sparsity":
                 weight = weight * sparsity_factor
-            if name == "logits_kl" and self.facts.balances_kl and weight:
-                weight = weight * (terms["out_to_in"] / value.clamp(min=torch.finfo(value.dtype).tiny)).detach()
+            if term == "logits_kl" and self.facts.balances_kl and weight:
+                kl = _with_prefixes(terms, term)
+                weight = weight * (_with_prefixes(terms, "out_to_in") / kl.clamp(min=torch.finfo(kl.dtype).tiny)).detach()
             if isinstance(weight, Tensor) or weight:
                 parts.append(weight * value)
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
@@ -84,32 +90,28 @@ class Objective:
         name = RECONSTRUCTION_ERRORS[self.spec.training.mse_norm]
         return _loss(name, output=output, target=target, variance=self.variance)
 
-    def sparsity(self, sae: SAE, step: Forward) -> Float[Tensor, ""]:
+    def sparsity(self, step: Forward) -> Float[Tensor, ""]:
         """The configured penalty, mean over tokens; divided by d_in where the reconstruction error is (`mse_norm: d_in`)."""
-        settings = self.spec.training
-        name = penalty_of(settings.architecture, settings.penalty)
-        codes = sae.penalised(step, name)
+        settings, penalty = self.spec.training, PENALTIES[self.penalty]
         value = _loss(
-            PENALTIES[name].loss,
-            values=codes.values,
-            n_tokens=codes.n_tokens,
-            norms=lambda: sae.penalty_norms(step, codes),
-            **{parameter: getattr(settings, key) for parameter, key in PENALTIES[name].settings.items()},
+            penalty.loss,
+            values=step.penalised.values,
+            n_tokens=step.penalised.n_tokens,
+            norms=step.norms,
+            **{parameter: getattr(settings, key) for parameter, key in penalty.settings.items()},
         )
-        return value / sae.d_in if settings.mse_norm == "d_in" else value
+        return value / step.x.shape[1] if settings.mse_norm == "d_in" else value
 
-    def _behind_the_model(
-        self, sae: SAE, step: Forward, stats: tuple[Tensor, Tensor] | None, clean: CleanPass
-    ) -> dict[str, Tensor]:
-        """The terms at the model's output and downstream; summed over nested prefixes where the architecture has such."""
+    def _behind_the_model(self, step: Forward, clean: CleanPass) -> dict[str, Tensor]:
+        """The terms at the model's output and downstream."""
         wanted = [term for term in self.facts.terms if term.at == "output" or (term.at == "downstream" and self.downstream)]
-        model, totals = clean.model, dict.fromkeys([term.name for term in wanted], 0.0)
+        model, found = clean.model, {term.name: [] for term in wanted}
         for output in step.outputs:
-            spliced = sae.denormalise(output, stats) / self.scale if self.scale != 1.0 else sae.denormalise(output, stats)
+            spliced = step.denormalise(output) / self.scale if self.scale != 1.0 else step.denormalise(output)
             last, values = clean.run(spliced.view_as(clean.x), self.downstream)
             hidden = model.final_norm(last)
             for term in wanted:
-                totals[term.name] = totals[term.name] + _loss(
+                value = _loss(
                     term.loss,
                     hidden=hidden,
                     original_hidden=clean.hidden,
@@ -119,38 +121,46 @@ class Objective:
                     new=values,
                     original=clean.values,
                 )
-        return totals
+                found[term.name].append(value)
+        return _terms(found)
 
     def _at_the_sae(self, step: Forward) -> dict[str, Tensor]:
-        """The terms at the SAE, summed over nested prefixes; one without weight is only tracked, for the whole dictionary."""
-        terms = {}
+        """The terms at the SAE; one without weight is only tracked."""
+        found = {}
         for term in self.facts.terms:
             if term.at == "sae":
                 outputs = step.outputs if self.weights[term.name] else [step.output.detach()]
-                losses_of_outputs = (
+                found[term.name] = [
                     _loss(term.loss, output=output, target=step.x, variance=self.variance)
                     if term.loss
                     else self.error(output, step.x)
                     for output in outputs
-                )
-                terms[term.name] = sum(losses_of_outputs)
-        return terms
+                ]
+        return _terms(found)
 
-    def _of_dead_features(self, sae: SAE, step: Forward, dead: Bool[Tensor, " d_sae"]) -> dict[str, Tensor]:
+    def _of_dead_features(self, step: Forward) -> dict[str, Tensor]:
         settings = self.spec.training
         residual = (step.x - step.output).detach()
         if settings.dead_features == "auxk":
-            output = step.aux.replaced(torch.relu(step.aux.values)).decode(step.dictionary)
-            return {"auxk": losses.auxk_loss(residual, output.to(residual.dtype), settings.auxk_normalised)}
-        if settings.dead_features.startswith("ghost_grads"):
-            ghost = ghost_activations(sae, step, dead, exp_relu=settings.dead_features == "ghost_grads_exp_relu")
-            error = residual.square()
-            if settings.mse_norm == "input_norm":
-                error = error / step.x.norm(dim=-1, keepdim=True)
-            elif settings.mse_norm == "variance":
-                error = error / self.variance
-            return {"ghost": losses.ghost_gradients(residual, ghost, error)}
-        return {}
+            return {"auxk": losses.auxk_loss(residual, step.revived, settings.auxk_normalised)}
+        error = residual.square()
+        if settings.mse_norm == "input_norm":
+            error = error / step.x.norm(dim=-1, keepdim=True)
+        elif settings.mse_norm == "variance":
+            error = error / self.variance
+        return {"ghost": losses.ghost_gradients(residual, step.revived, error)}
+
+
+def _terms(found: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """Terms from the values of each at every nested prefix, the whole dictionary's last."""
+    terms = {}
+    for name, (*shorter, whole) in found.items():
+        terms |= {name: whole} | ({name + _PREFIXES: sum(shorter)} if shorter else {})
+    return terms
+
+
+def _with_prefixes(terms: dict[str, Tensor], name: str) -> Float[Tensor, ""]:
+    return terms[name] + terms[name + _PREFIXES] if name + _PREFIXES in terms else terms[name]
 
 
 def _loss(name: str, **quantities: Any) -> Float[Tensor, ""]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config.activations import ActivationsConfig
 from ..config.base import Json, parse
 from ..config.training import RunSpec
+from ..store.determinism import deterministic
 from ..store.errors import UserError
 from .data import Data
 from .estimate import describe_run, out_of_memory
@@ -55,13 +56,14 @@ def train_together(
         Interrupted: a signal arrived; checkpoints were written.
     """
     specs = [job.spec for job in jobs]
-    data = Data(specs, activations, cache_folder, model_folder, corpus_folder, device)
-    with out_of_memory(data.source, specs, data.model):
-        runs = []
-        for job in jobs:
-            runs.append(prepare(job, data, device))
-            print(_beginning(runs[-1], data), flush=True)
-        train_runs(runs, data, progress)
+    with deterministic(device):
+        data = Data(specs, activations, cache_folder, model_folder, corpus_folder, device)
+        with out_of_memory(data.source, specs, data.model):
+            runs = []
+            for job in jobs:
+                runs.append(prepare(job, data, device))
+                print(_beginning(runs[-1], data), flush=True)
+            train_runs(runs, data, progress)
 
 
 def _beginning(run: Run, data: Data) -> str:
@@ -93,7 +95,7 @@ def main(
         out: folder of the run, one for each spec.
         scratch: folder for checkpoints, one for each spec; the same command continues from the last.
         device: where to compute: cpu or cuda.
-        fingerprint: identity of the step, kept in its record; one for each spec.
+        fingerprint: what stands for the identity of the run, kept in its manifest; one for each spec.
         start_from: folder of the run that a `finetune` run continues.
 
     Raises:
@@ -102,7 +104,7 @@ def main(
     fingerprints = fingerprint or [None] * len(spec)
     if not len(spec) == len(out) == len(scratch) == len(fingerprints):
         raise UserError(
-            f"{len(spec)} --spec need as many --out, --scratch and --fingerprint; {len(out)}, {len(scratch)} and {len(fingerprints)} are given."
+            f"{len(spec)} --spec need as many --out, --scratch and --identity; {len(out)}, {len(scratch)} and {len(fingerprints)} are given."
         )
     specs = [parse(RunSpec, json.loads(one), "runs") for one in spec]
     if start_from and len(specs) > 1:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ..store.checkpoint import load_checkpoint, save_checkpoint
+from ..store.checkpoint import load_checkpoint, restore, save_checkpoint
 from ..store.errors import UserError
+from ..store.files import sync
 from .member import Member, StepResult
 
 _EXPLODED = 1e4  # times the first loss that was logged
@@ -26,6 +27,7 @@ class RunFolder:
 
     def save(self, step: int) -> None:
         """Write a checkpoint of the state after `step` steps."""
+        sync(self.log_path)  # the checkpoint counts its bytes
         state = {"step": step, "identity": self.identity, "log_bytes": os.path.getsize(self.log_path)}
         if self.member.execution.entries is not None:
             state["entries"] = self.member.execution.entries
@@ -33,14 +35,17 @@ class RunFolder:
 
     def restore(self) -> int:
         """Load the checkpoint of this very run, if any, cut the log to it and return the step to continue from."""
-        loaded = load_checkpoint(self.checkpoint) if self.log_path.exists() else None
-        if loaded is None or loaded[1]["identity"] != self.identity:  # none, or of other settings under the same name
+        loaded = load_checkpoint(self.checkpoint, "step", "identity", "log_bytes") if self.log_path.exists() else None
+        if (
+            loaded is None
+            or loaded[1]["identity"] != self.identity  # of other settings under the same name
+            or os.path.getsize(self.log_path) < loaded[1]["log_bytes"]  # of another log
+        ):
             self.log_path.write_text("")
             return 0
         tensors, state = loaded
         with torch.no_grad():
-            for name, tensor in self.member.tensors().items():
-                tensor.copy_(tensors[name])
+            restore(self.checkpoint, tensors, self.member.tensors())
         self.member.execution.entries = state.get("entries")
         os.truncate(self.log_path, state["log_bytes"])
         return state["step"]

@@ -29,7 +29,9 @@ class BatchTopKSAE(SAE):
     """In training the k·B largest activations of a batch of B tokens are kept; otherwise those above one threshold.
 
     The threshold is a running mean (decay 0.999, unbiased) of the smallest positive activation kept in training, so that the
-    codes of a token do not depend on the other tokens of its batch. Once trained it is a JumpReLU SAE, and saved as one.
+    codes of a token do not depend on the other tokens of its batch. Of each batch it takes the middle between that activation
+    and the largest that was not kept: no activation then equals the threshold of its own batch, as the smallest would.
+    Once trained it is a JumpReLU SAE, and saved as one.
     """
 
     options_type = Options
@@ -51,7 +53,10 @@ class BatchTopKSAE(SAE):
 
     def select(self, pre: Float[Tensor, "B d_sae"]) -> Int[Tensor, " n"]:
         """The k·B largest of the batch while training, those above the threshold otherwise."""
-        return largest_overall(pre, self.k * len(pre)) if self.training else flat_nonzero(pre > self.threshold)
+        if not self.training:
+            return flat_nonzero(pre > self.threshold)
+        kept, self._largest_dropped = largest_overall(pre, self.k * len(pre))
+        return kept
 
     def activate(self, pre: Codes) -> Codes:
         """ReLU of the selected pre-activations."""
@@ -63,9 +68,10 @@ class BatchTopKSAE(SAE):
         if self.training:
             kept = step.codes.values.detach()
             smallest = torch.where(kept > 0, kept, torch.inf).amin().double()
+            middle = (smallest + F.relu(self._largest_dropped).double()) / 2
             # a batch without a positive activation says nothing about the threshold, which it would make infinite
-            weight = (1 - _THRESHOLD_DECAY) * smallest.isfinite().double()
-            self.threshold_sum.mul_(1 - weight).add_(weight * smallest.nan_to_num(posinf=0.0))
+            weight = (1 - _THRESHOLD_DECAY) * middle.isfinite().double()
+            self.threshold_sum.mul_(1 - weight).add_(weight * middle.nan_to_num(posinf=0.0))
             self.threshold_weight.mul_(1 - weight).add_(weight)
         return step
 

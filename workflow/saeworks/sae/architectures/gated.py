@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config.base import Frozen
-from ..base import SAE, Error, Forward, PerFeature
+from ..base import SAE, Forward, PerFeature
 from ..codes import Codes
 
 LABEL = "Gated"
@@ -48,7 +48,7 @@ class GatedSAE(SAE):
         """As constants, as in the term that teaches the gate: free in one alone, they would shrink for nothing."""
         return super().penalty_norms(step, codes).detach()
 
-    def auxiliary_terms(self, step: Forward, error: Error) -> dict[str, Tensor]:
-        """`gate`: error of the reconstruction from ReLU(π); decoder weights and bias are frozen in it."""
+    def further_outputs(self, step: Forward) -> dict[str, tuple[float, Tensor]]:
+        """`gate`: the reconstruction from ReLU(π); decoder weights and bias are frozen in it."""
         gate = step.pre.replaced(F.relu(step.pre.values))
-        return {"gate": error(gate.decode(step.dictionary.detach()) + self.b_dec.detach(), step.x)}
+        return {"gate": (1.0, gate.decode(step.dictionary.detach()) + self.b_dec.detach())}

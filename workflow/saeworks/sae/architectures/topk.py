@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...config.base import Frozen
-from ..base import SAE, Error, Forward, fold_decoder_norms
+from ..base import SAE, Forward, fold_decoder_norms
 from ..codes import Codes
 from ..selection import largest_per_row
 
@@ -56,19 +56,11 @@ class TopKSAE(SAE):
         """The 4k largest, for Multi-TopK."""
         return [largest_per_row(pre, min(self.d_sae, MULTI_TOPK_FACTOR * self.k))] if self.options.multi_topk else []
 
-    def finish(self, x: Tensor, pre: Codes, aux: Codes | None, others: list[Codes]) -> Forward:
-        """As the base class, with the codes of Multi-TopK beside."""
-        step = super().finish(x, pre, aux, others)
-        if self.options.multi_topk:
-            step.extra["multi_topk"] = self.activate(others[0])
-        return step
-
-    def auxiliary_terms(self, step: Forward, error: Error) -> dict[str, Tensor]:
-        """Multi-TopK: the error of the reconstruction from 4k features."""
+    def further_outputs(self, step: Forward) -> dict[str, tuple[float, Tensor]]:
+        """Multi-TopK: the reconstruction from 4k features."""
         if not self.options.multi_topk:
             return {}
-        output = step.extra["multi_topk"].decode(step.dictionary) + self.b_dec
-        return {"multi_topk": MULTI_TOPK_COEFF * error(output, step.x)}
+        return {"multi_topk": (MULTI_TOPK_COEFF, self.activate(step.more[0]).decode(step.dictionary) + self.b_dec)}
 
     @property
     def saved_as(self) -> str:

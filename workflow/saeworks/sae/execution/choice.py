@@ -36,7 +36,10 @@ class ByDensity(Execution):
 
 
 def active_is_faster(sae: SAE, x: Float[Tensor, "B d_in"]) -> bool:
-    """Whether few entries of the first rows are active. On a GPU, counting them would stall it."""
+    """Whether few entries of the first rows are active: a probe, whose products are made again by the way that is chosen.
+
+    On a GPU, counting them would stall it.
+    """
     if torch.is_autocast_enabled(x.device.type):
         return False
     if x.is_cuda:

@@ -71,7 +71,8 @@ class Active:
 
     def at(self, parameter: Float[Tensor, " F"]) -> Float[Tensor, " n"]:
         """A per-feature parameter, at each entry."""
-        return parameter[self.cols]
+        # its gradient has one order of summation; with several threads that of `parameter[cols]` has not
+        return parameter.index_select(0, self.cols)
 
     def dense(self, values: Float[Tensor, " n"]) -> Float[Tensor, "B F"]:
         """The whole matrix of `values`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...lm.novels import download
-from ...store.errors import UserError
+from ...store.errors import UserError, did_you_mean
 from ...store.files import atomic_path, sha256_file
 
 _MARKS = "https://raw.githubusercontent.com/saprmarks/feature-circuits/1d87366c758c484bd5c419af1b92f6ec0678046e/data"
@@ -35,9 +35,11 @@ def download_items(out: str) -> None:
         out: file to write, named after the published one
 
     Raises:
-        UserError: it cannot be reached, or is another.
+        UserError: there is no such template, or it cannot be reached, or is another.
     """
     path = Path(out)
+    if path.name not in URLS:
+        raise UserError(f"no template is published as {path.name!r}{did_you_mean(path.name, URLS)}; there are {', '.join(URLS)}.")
     url = f"{URLS[path.name]}/{path.name}"
     with atomic_path(path) as partial:
         download(url, partial)

@@ -8,12 +8,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ...config.base import Frozen
 from ...config.figures import FigureStyle, TableStyle
+from ...config.names import FilePath
 
 
 class AgreementConfig(Frozen):
     """Subject-verb agreement: how much of it SAEs keep, and by how many features (Table 7 and Fig. 24)."""
 
-    files: dict[Literal["simple", "nounpp", "rc", "within_rc"], str] | None = Field(
+    files: dict[Literal["simple", "nounpp", "rc", "within_rc"], FilePath] | None = Field(
         None,
         description="JSON lines per template, with the fields of Marks et al. (`clean_prefix`, `clean_answer`, `patch_answer`) or of BLiMP; null: no "
         "such study. Files under `data/agreement` that are missing are downloaded: `simple_train.json`, `nounpp_train.json`, "
@@ -29,7 +30,7 @@ class AgreementTable(TableStyle):
     label = "Table 7: subject-verb agreement"
     reads = ("runs", "selection", "agreement")
 
-    decimals: NonNegativeInt = Field(1, description="Decimals of the percentages.")
+    decimals: NonNegativeInt = Field(1, le=10, description="Decimals of the percentages.")
 
 
 class AgreementFeaturesFigure(FigureStyle):

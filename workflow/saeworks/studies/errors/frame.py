@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...config.resampling import ResamplingConfig
 from ..reading import read_runs, read_selection
-from ..resampling import ratio_interval, seed_interval
+from ..resampling import ENOUGH_SEEDS, ratio_interval, seed_interval
 from ..tables import read_columns
 
 ABSENT = "No run has errors that were measured."
@@ -56,12 +56,18 @@ def run_ratio(frame: pd.DataFrame, run: str, above: str, below: str) -> tuple[fl
 
 
 def seed_ratio(frame: pd.DataFrame, runs: pd.DataFrame, run: str, above: str, below: str) -> tuple[float, float, float, int]:
-    """Geometric mean of `run_ratio` over the seeds of a run, with Student's interval over them, and how many they are."""
+    """Geometric mean of `run_ratio` over the seeds of a run, with Student's interval of its logarithm, and how many they are.
+
+    Fewer than three seeds have an interval of NaN.
+    """
     this = runs[runs["run"] == run].iloc[0]
     same = runs[(runs["settings"] == this["settings"]) & (runs["hook_point"] == this["hook_point"])]
-    values = np.array([run_ratio(frame, other, above, below)[0] for other in same["run"]])
-    values = values[np.isfinite(values) & (values > 0)]
-    return *seed_interval(values, RESAMPLING), len(values)
+    values = pd.Series([run_ratio(frame, other, above, below)[0] for other in same["run"]], dtype=float)
+    logs = np.log(values[values > 0])
+    if len(logs) < ENOUGH_SEEDS:
+        return np.exp(logs.mean()), np.nan, np.nan, len(logs)
+    mean, half = seed_interval(logs, RESAMPLING.confidence)
+    return *np.exp([mean, mean - half, mean + half]), len(logs)
 
 
 def shown_run(runs: pd.DataFrame) -> pd.Series:

@@ -16,7 +16,7 @@ class FidelityConfig(Frozen):
     n_tokens: PositiveInt | None = Field(
         None, description="Held-out tokens used, rounded down to whole rows; null: all of the corpus's eval rows."
     )
-    batch_rows: PositiveInt = Field(32, description="Rows per forward pass.")
+    batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
     sample_tokens: PositiveInt = Field(
         2000,
         description="Tokens whose input and output norm and cosine are kept one by one, drawn at random after position 0, and a tenth as "
@@ -48,7 +48,7 @@ class NormTable(TableStyle):
     label = "Table 5: norm of output over input"
     reads = ("runs", "fidelity", "selection")
 
-    decimals: NonNegativeInt = Field(2, description="Decimals of this experiment's ratios.")
+    decimals: NonNegativeInt = Field(2, le=10, description="Decimals of this experiment's ratios.")
 
 
 class NormsFigure(FigureStyle):
@@ -68,7 +68,7 @@ class CosinesFigure(FigureStyle):
     label = "Fig. 11: cosine of output and input"
     reads = ("runs", "fidelity", "selection", "tokens")
 
-    bins: PositiveInt = Field(50, description="Histogram bins over the whole axis.")
+    bins: PositiveInt = Field(50, le=10_000, description="Histogram bins over the whole axis.")
 
 
 class ExplainedVarianceFigure(FigureStyle):

@@ -16,7 +16,7 @@ class FiringConfig(ResamplingConfig):
     """On which tokens the features of two seeds fire."""
 
     n_tokens: PositiveInt | None = Field(None, description="Held-out tokens used, rounded down to whole rows; null: all.")
-    batch_rows: PositiveInt = Field(32, description="Rows per forward pass.")
+    batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
 
 
 class FiringAgreementFigure(FigureStyle):
@@ -30,7 +30,7 @@ class FiringAgreementFigure(FigureStyle):
         description="Correlation of the activations, Jaccard index of the tokens fired on, or the share of one's tokens that the other "
         "fires on.",
     )
-    bins: PositiveInt = Field(20, description="Bins of the cosine, from 0 to 1, that the lines are means over.")
+    bins: PositiveInt = Field(20, le=10_000, description="Bins of the cosine, from 0 to 1, that the lines are means over.")
 
     @classmethod
     def applies(cls, runs: Sequence[RunSpec]) -> bool:

@@ -24,7 +24,7 @@ from .settings import GeometryConfig
 
 def measure(place: Place, config: GeometryConfig) -> dict[str, pd.DataFrame]:
     """The tables of all runs of one hook point."""
-    runs, features, selected = place.runs, place.table("features"), set(place.selected("similar_ce"))
+    runs, features, selected = place.runs, place.table("features"), set(place.selected("similar_ce", "replicated_ce"))
     dictionaries = {}
     for run in runs["run"]:
         sae = place.sae(run)
@@ -46,8 +46,8 @@ def nearest_cosine(
     """
     a = torch.nn.functional.normalize(a, dim=1)
     other = a if b is None else torch.nn.functional.normalize(b, dim=1)
-    forward = torch.full((len(a),), -math.inf)
-    backward = torch.full((len(other),), -math.inf)
+    forward = a.new_full((len(a),), -math.inf)
+    backward = other.new_full((len(other),), -math.inf)
     for start in range(0, len(a), chunk):
         cosines = a[start : start + chunk] @ other.T
         if b is None:

@@ -21,7 +21,7 @@ class WithinDictionaryFigure(FigureStyle):
     label = "Fig. 3a: nearest neighbour within a dictionary"
     reads = ("runs", "selection", "geometry", "nearest")
 
-    bins: PositiveInt = Field(50, description="Histogram bins between 0 and 1.")
+    bins: PositiveInt = Field(50, le=10_000, description="Histogram bins between 0 and 1.")
 
 
 class CrossSeedFigure(FigureStyle):
@@ -30,7 +30,7 @@ class CrossSeedFigure(FigureStyle):
     label = "Fig. 3b: nearest neighbour across seeds"
     reads = ("runs", "geometry", "nearest")
 
-    bins: PositiveInt = Field(50, description="Histogram bins between 0 and 1.")
+    bins: PositiveInt = Field(50, le=10_000, description="Histogram bins between 0 and 1.")
 
 
 class CrossObjectiveFigure(FigureStyle):
@@ -39,7 +39,7 @@ class CrossObjectiveFigure(FigureStyle):
     label = "Fig. 3c, 8: nearest neighbour across objectives"
     reads = ("runs", "selection", "geometry", "nearest")
 
-    bins: PositiveInt = Field(50, description="Histogram bins between 0 and 1.")
+    bins: PositiveInt = Field(50, le=10_000, description="Histogram bins between 0 and 1.")
 
     @classmethod
     def applies(cls, runs: Sequence[RunSpec]) -> bool:
@@ -60,7 +60,7 @@ class EncoderDecoderFigure(FigureStyle):
     label = "Seeds: encoder and decoder directions"
     reads = ("runs", "matching", "matches")
 
-    size: PositiveFloat = Field(4, description="Area of a feature's marker in square points.")
+    size: PositiveFloat = Field(4, le=1000, description="Area of a feature's marker in square points.")
 
     @classmethod
     def applies(cls, runs: Sequence[RunSpec]) -> bool:

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ...config.base import Frozen
 from ...config.figures import FigureStyle
+from ...config.names import Color
 
 
 class PrincipalDirectionsConfig(Frozen):
@@ -17,11 +18,13 @@ class PrincipalDirectionsConfig(Frozen):
         None,
         description="Held-out tokens behind the directions, the histogram and the correlations, rounded down to whole rows; null: all.",
     )
-    n_directions: PositiveInt = Field(25, description="Directions that are looked at, from the one with most variance on.")
-    bins: PositiveInt = Field(200, description="Histogram bins over the whole range of the first component.")
+    n_directions: PositiveInt = Field(
+        25, le=10_000, description="Directions that are looked at, from the one with most variance on."
+    )
+    bins: PositiveInt = Field(200, le=10_000, description="Histogram bins over the whole range of the first component.")
     ablation_rows: PositiveInt = Field(30, description="Rows in which directions are ablated, or all that there are if fewer.")
     seed: NonNegativeInt = Field(100, description="Seed of the permutation that the ablation takes other components from.")
-    batch_rows: PositiveInt = Field(32, description="Rows per forward pass.")
+    batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
 
 
 class PcaComponentsFigure(FigureStyle):
@@ -30,7 +33,7 @@ class PcaComponentsFigure(FigureStyle):
     label = "Fig. 22: first principal direction"
     reads = ("pca_components", "pca_histogram")
 
-    colors: dict[Literal["position 0", "end of text", "other"], str] = Field(
+    colors: dict[Literal["position 0", "end of text", "other"], Color] = Field(
         default={"position 0": "#D55E00", "end of text": "#009E73", "other": "#0072B2"}, description="Colour per kind of token."
     )
     y_scale: Literal["linear", "log"] = Field("log", description="Scale of the axis of token shares.")
@@ -49,7 +52,7 @@ class PcaAblationFigure(FigureStyle):
     label = "Fig. 23b: principal directions resampled"
     reads = ("pca_ablation",)
 
-    colors: dict[Literal["kl", "kl_reverse"], str] = Field(
+    colors: dict[Literal["kl", "kl_reverse"], Color] = Field(
         default={"kl": "#0072B2", "kl_reverse": "#D55E00"},
         description="Colour of KL(clean ‖ ablated) and of its reverse, KL(ablated ‖ clean).",
     )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..plot import NARROW, colour, legend, look, name_row, only_message, panels
-from ..reading import LABELS, read_metrics
+from ..reading import LABELS, read_fidelity, read_metrics
 from ..tables import read_table
 from .settings import FinetuneBudgetFigure
 from .sweep import looks_of, million
@@ -24,19 +24,19 @@ _PANELS = (
 _METRICS = [column for column, _ in _PANELS]
 
 
-def read_budgets(tables: Path) -> pd.DataFrame:
-    """The runs with CE increase, KL, L0 and MSE at the SAE, all over all positions; runs that lack one are left out."""
+def read_budgets(tables: Path, text: str | None = None) -> pd.DataFrame:
+    """The runs with CE increase, KL, L0 and MSE at the SAE on `text`, all over all positions; runs that lack one are left out."""
     read_table(tables, "runs", ["lr", "family_but_n_tokens", "start_from", "downstream", "reconstruction_coeff"])
-    runs = read_metrics(tables, [column for column in _METRICS if column != "mse"])
-    fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
+    runs = read_metrics(tables, [column for column in _METRICS if column != "mse"], text)
+    fidelity = read_fidelity(tables, text)
     errors = fidelity[(fidelity["metric"] == "mse") & (fidelity["positions"] == "all")]
     at_site = errors.merge(runs[["run", "layer"]], on=["run", "layer"])[["run", "value"]].rename(columns={"value": "mse"})
     return runs.merge(at_site, on="run", how="left").dropna(subset=_METRICS)
 
 
-def budgets(runs: pd.DataFrame) -> list[tuple[pd.Series, pd.DataFrame]]:
-    """Each start run with the fine-tuned runs that continue it and differ in their budget alone, in the order of the budget."""
-    tuned = runs[runs["objective"] == "finetune"].sort_values("n_tokens", kind="stable")
+def budgets(runs: pd.DataFrame, objective: str = "finetune") -> list[tuple[pd.Series, pd.DataFrame]]:
+    """Each start run with the runs of `objective` that continue it and differ in their budget alone, in the order of the budget."""
+    tuned = runs[runs["objective"] == objective].sort_values("n_tokens", kind="stable")
     found = []
     for (_, start), group in tuned.groupby(["family_but_n_tokens", "start_from"], sort=False):
         begun = runs[runs["run"] == start]

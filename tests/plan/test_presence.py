@@ -1,0 +1,98 @@
+"""Processes that are there, were killed, or lost the one that started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from saeworks.plan import presence
+from saeworks.store.errors import UserError
+
+_PROCESS = """
+import sys, time
+from pathlib import Path
+from saeworks.plan.presence import announce, follow
+{}
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def start(tmp_path) -> Callable[..., subprocess.Popen]:
+    """Start a process that does something and then waits for the end of its input."""
+    started = []
+
+    def begin(what: str, **environment: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", _PROCESS.format(what)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=os.environ | environment, **pipes))
+        assert started[-1].stdout.readline() == "ready\n"
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def _locks(folder: Path) -> Path:
+    (folder / "locks").mkdir()
+    (folder / "locks" / "0.output.lock").write_text("results\n")
+    return folder / "locks"
+
+
+def _take_over(folder: Path, locks: Path, wait: float = 10) -> list[str]:
+    return presence.take_over(folder / presence.FOLDER, locks, wait)
+
+
+def test_the_locks_of_a_killed_process_are_removed_and_those_of_a_living_one_are_not(start, tmp_path):
+    locks = _locks(tmp_path)
+    assert _take_over(tmp_path, locks) == [] and list(locks.iterdir())  # of somebody else
+    process = start("announce('snakemake', 'snakemake --cores 2')")
+    assert _take_over(tmp_path, locks) == [f"process {process.pid} on {presence.socket.gethostname()}, `snakemake --cores 2`"]
+    assert list(locks.iterdir())
+    process.kill()
+    process.wait()
+    assert _take_over(tmp_path, locks) == []
+    assert not locks.exists() and not list((tmp_path / presence.FOLDER).iterdir())
+
+
+def test_a_process_that_ends_leaves_nothing(start, tmp_path):
+    process = start("announce('snakemake', 'x')\nimport os; os.chdir('/')")
+    assert len(list((tmp_path / presence.FOLDER).iterdir())) == 1
+    process.communicate()
+    assert not list((tmp_path / presence.FOLDER).iterdir())
+
+
+def test_a_job_ends_with_the_snakemake_that_started_it(start, tmp_path):
+    locks, snakemake = _locks(tmp_path), start("announce('snakemake', 'x')")
+    (announced,) = (tmp_path / presence.FOLDER).iterdir()
+    job = start("follow('saeworks train')", **{presence.VARIABLE: str(announced)})
+    assert job.poll() is None
+    snakemake.kill()
+    assert job.wait(timeout=10) == -signal.SIGTERM
+    assert _take_over(tmp_path, locks) == [] and not locks.exists()
+
+
+def test_a_job_that_does_not_end_is_named(start, tmp_path):
+    locks, snakemake = _locks(tmp_path), start("announce('snakemake', 'x')")
+    (announced,) = (tmp_path / presence.FOLDER).iterdir()
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nfollow('saeworks train')"
+    job = start(ignore, **{presence.VARIABLE: str(announced)})
+    snakemake.kill()
+    snakemake.wait()
+    with pytest.raises(UserError, match=f"still runs here .process {job.pid} on .*, `saeworks train`.; wait for it, or end it"):
+        _take_over(tmp_path, locks, wait=0.3)
+
+
+def test_a_job_of_another_machine_or_of_nobody_follows_none(start, tmp_path):
+    for starter in ("", str(tmp_path / "elsewhere-1.snakemake")):
+        job = start("follow('saeworks train')", **{presence.VARIABLE: starter})
+        assert job.communicate()[0] == "" and job.returncode == 0
