@@ -415,7 +415,8 @@ def with_errors(folder: Path, n_rows: int = 6, n_positions: int = 12) -> Path:
     """Add the tables of reconstruction errors: local's matter twice as much as random ones, those of the others less."""
     rng = np.random.default_rng(0)
     runs, selection = read_runs(folder), pd.read_parquet(folder / "selection.parquet")
-    chosen = set(selection.loc[selection["criterion"] == "similar_ce", "run"])
+    selected = runs[runs["run"].isin(selection.loc[selection["criterion"] == "similar_ce", "run"])]
+    chosen = set(runs.merge(selected[["hook_point", "settings"]])["run"])  # with their other seeds
     row, position = (v.ravel() for v in np.indices((n_rows, n_positions)))
     token = rng.integers(20, size=row.size)
     hard = rng.lognormal(0, 0.6, row.size)  # some tokens are hard at every hook point

@@ -70,7 +70,7 @@ STUDY = Study(
             streamed=True,
         ),
         "errors_single": Table(
-            "One row per run chosen for similar CE increase, held-out row and position at or after the one that alone is replaced.",
+            "One row per run that every intervention was measured on, held-out row and position at or after the one that alone is replaced.",
             {
                 "hook_point": _HOOK_POINT,
                 "run": _RUN,
@@ -83,7 +83,7 @@ STUDY = Study(
             streamed=True,
         ),
         "errors_draws": Table(
-            "One row per run chosen for similar CE increase, token and random direction at distance ε, the token alone replaced.",
+            "One row per run that every intervention was measured on, token and random direction at distance ε, the token alone replaced.",
             {
                 "hook_point": _HOOK_POINT,
                 "run": _RUN,

@@ -42,13 +42,13 @@ _BITS = 8  # kept of each value after its leading one: the frame is long, and a 
 def measure(place: Place, config: ErrorsConfig) -> Iterator[dict[str, pd.DataFrame]]:
     """Rows of the tables of one hook point, batch by batch.
 
-    The runs chosen for similar CE increase get every intervention, the others those of `OF_EVERY_RUN`.
+    The runs chosen for similar CE increase and their other seeds get every intervention, the others those of `OF_EVERY_RUN`.
 
     Raises:
         UserError: there are too few tokens or too little memory.
     """
     runs = place.runs.set_index("run")
-    chosen = place.selected("similar_ce")
+    chosen = _with_other_seeds(place.selected("similar_ce"), runs)
     saes = {run: place.sae(run) for run in runs.index}
     rows = place.held_out(config.n_tokens, "studies.errors.n_tokens")
     names = {run: _interventions(config, run in chosen) for run in saes}
@@ -60,6 +60,11 @@ def measure(place: Place, config: ErrorsConfig) -> Iterator[dict[str, pd.DataFra
 def _interventions(config: ErrorsConfig, chosen: bool) -> list[str]:
     wanted = config.interventions or list(INTERVENTIONS)
     return [name for name in INTERVENTIONS if name in wanted and (chosen or name in OF_EVERY_RUN)]
+
+
+def _with_other_seeds(chosen: list[str], runs: pd.DataFrame) -> list[str]:
+    """The chosen runs and those that differ from them in nothing but their seed, in the order of `runs`."""
+    return [run for run in runs.index if runs["settings"][run] in set(runs.loc[chosen, "settings"])]
 
 
 def _other_seeds(runs: pd.DataFrame) -> dict[str, str]:

@@ -60,7 +60,8 @@ class ErrorsConfig(Frozen):
     )
     interventions: Annotated[list[InterventionName], Field(min_length=1)] | None = Field(
         None,
-        description="What is measured on the runs chosen for similar CE increase; `sae` and `random` must be among it; null: all. On other runs "
+        description="What is measured on the runs chosen for similar CE increase and their other seeds; `sae` and `random` must be "
+        "among it; null: all. On other runs "
         "those of it among " + ", ".join(f"`{name}`" for name in OF_EVERY_RUN) + ".",
     )
     single_position: NonNegativeInt = Field(
