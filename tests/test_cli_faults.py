@@ -44,7 +44,7 @@ MISTAKES = [
     (f"train --spec {{}} {_RUN}", "configuration key `runs.name` is missing; add it (see config/README.md)."),
     (f"train --spec 5 {_RUN}", "configuration block `runs` is 5; it must be a block of keys"),
     ("measure fidelty --spec {} --experiment e --out o", "there is no study 'fidelty' that measures (did you mean 'fidelity'?); "),
-    ("measure sweeps --spec {} --experiment e --out o", "there is no study 'sweeps' that measures; there are runs, fidelity, "),
+    ("measure sweeps --spec {} --experiment e --out o", "there is no study 'sweeps' that measures; there are runs, "),
     ("measure fidelity --spec [] --experiment e --out o --at h/r --model m --corpus c", "configuration block `studies.fidelity` is []"),
     ("measure fidelity --spec {} --experiment e --out o", "`--at` is '', but study 'fidelity' is measured on a run, `<hook point>/<run>`."),
     ("measure geometry --spec {} --experiment e --out o --at h/r", "`--at` is 'h/r', but study 'geometry' is measured on a hook point."),

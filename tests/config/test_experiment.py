@@ -80,7 +80,7 @@ _FAULTS = [
     ),
     (
         "runs/local/objective", "locl",
-        "configuration key `runs.local.objective` is 'locl'; it must be one of local, e2e, e2e_ds, finetune (did you mean 'local'?).",
+        "configuration key `runs.local.objective` is 'locl'; it must be one of local, e2e, e2e_ds, finetune, continued (did you mean 'local'?).",
     ),
     (
         "activations/dtype", "int8",
@@ -115,7 +115,7 @@ _FAULTS = [
     ),
     (
         "runs/e2e/training", {"batch_tokens": 100},
-        "`batch_tokens` of group `e2e` is 100, but objective `e2e` reads whole rows: "
+        "`batch_tokens` of group `e2e` is 100, but its runs read whole rows: "
         "make it a multiple of `corpus.context` (128).",
     ),
     (
@@ -289,11 +289,11 @@ _FAULTS = [
     # finetuning
     (
         "runs/local/start_from", "e2e",
-        "`runs.local.start_from` belongs to objective `finetune`, and to it alone; add or remove it.",
+        "`runs.local.start_from` belongs to objective `finetune` or `continued`, and to it alone; add or remove it.",
     ),
     (
         "runs/tuned", {"objective": "finetune", "hook_points": [_HOOK], "sparsity_coeffs": [1]},
-        "`runs.tuned.start_from` belongs to objective `finetune`, and to it alone; add or remove it.",
+        "`runs.tuned.start_from` belongs to objective `finetune` or `continued`, and to it alone; add or remove it.",
     ),
     (
         "runs/tuned", _TUNED | {"start_from": "local", "training": {"decoder": "free"}},

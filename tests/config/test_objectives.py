@@ -28,6 +28,7 @@ from saeworks.config.training import TrainingConfig
         ("e2e", {}, {"logits_kl": 1.0, "out_to_in": 0.0}),
         ("e2e_ds", {}, {"logits_kl": 0.5, "in_to_orig": 2.5, "out_to_in": 0.0}),
         ("finetune", {}, {"logits_kl": 0.5, "in_to_orig": 0.0, "out_to_in": 0.5}),
+        ("continued", {"reconstruction_coeff": 0.3, "kl_coeff": 0.1}, {"out_to_in": 1.0}),
         ("e2e", {"kl_coeff": 0.3, "reconstruction_coeff": 0.2}, {"logits_kl": 0.3, "out_to_in": 0.2}),
         ("e2e_ds", {"kl_coeff": 0.0, "downstream_coeff": 0.05}, {"logits_kl": 0.0, "in_to_orig": 0.05, "out_to_in": 0.0}),
         (
@@ -57,8 +58,8 @@ def test_everything_that_is_named_exists():
 
 
 def test_which_objectives_need_the_model_and_which_a_run():
-    assert {name for name, objective in OBJECTIVES.items() if not objective.needs_model} == {"local"}
-    assert {name for name, objective in OBJECTIVES.items() if objective.starts_from_run} == {"finetune"}
+    assert {name for name, objective in OBJECTIVES.items() if not objective.needs_model} == {"local", "continued"}
+    assert {name for name, objective in OBJECTIVES.items() if objective.starts_from_run} == {"finetune", "continued"}
 
 
 def test_a_run_names_the_losses_that_it_looks_up():

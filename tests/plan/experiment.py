@@ -36,7 +36,7 @@ def experiment(changes: dict[str, Any] | None = None) -> dict[str, Any]:
         "corpus": {"source": "sampled", "n_tokens": 8192, "eval_tokens": 1024, "context": 16, "batch_rows": 256},
         "training": {"d_sae": 64, "n_tokens": 4096, "batch_tokens": 256, "lr": 3e-3, "dead_window_tokens": 1024},
         "runs": {name: {"hook_points": [HOOK], **copy.deepcopy(group)} for name, group in _GROUPS.items()},
-        "studies": {"agreement": {"files": {"simple": "items.jsonl"}}},
+        "studies": {"agreement": {"files": {"simple": "items.jsonl"}}, "errors": {"n_tokens": 512}},
     }
     for path, value in (changes or {}).items():
         *parents, last = path.split(".")

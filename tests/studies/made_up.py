@@ -11,6 +11,7 @@ import pandas as pd
 
 from saeworks.studies import studies
 from saeworks.studies.claims import claims
+from saeworks.studies.errors.settings import INTERVENTIONS, OF_EVERY_RUN
 from saeworks.studies.firing.measure import METRICS
 from saeworks.studies.reading import read_runs
 
@@ -19,19 +20,20 @@ KEPT = [0, 1, 3, 10, 30]  # features, in the curves of agreement
 _MATCHED = {"decoder": 0.6, "encoder": 0.7}  # mean cosines of one-to-one partners
 _N_DIRECTIONS = 25
 _BIN_EDGES = np.linspace(-20, 3100, 41)
-COEFFS = {"local": [1, 3, 6, 9], "e2e": [0.5, 1.5, 3], "e2e_ds": [5, 20, 50], "finetune": [1, 3, 6]}
+COEFFS = {"local": [1, 3, 6, 9], "e2e": [0.5, 1.5, 3], "e2e_ds": [5, 20, 50], "finetune": [1, 3, 6], "continued": [1, 3, 6]}
 KS = [64, 32, 16]  # in the place of the coefficients for the TopK family
 # Mean nearest-neighbour cosine (within, across seeds), factors of CE increase and of MSE against local.
 PATTERN = {
     "local": (0.60, 0.93, 1.0, 1.0),
-    "e2e": (0.44, 0.55, 0.4, 20.0),
+    "e2e": (0.43, 0.55, 0.4, 30.0),
     "e2e_ds": (0.56, 0.90, 0.42, 2.0),
     "finetune": (0.58, 0.91, 0.5, 1.5),
+    "continued": (0.60, 0.92, 0.9, 1.0),
 }
 # Norm of the output over that of the input; and the nearest cosine of local's features there, and back.
-NORM = {"local": 0.92, "e2e": 0.31, "e2e_ds": 0.56, "finetune": 0.9}
-FROM_LOCAL = {"e2e": 0.9, "e2e_ds": 0.85, "finetune": 0.9}
-TO_LOCAL = {"e2e": 0.5, "e2e_ds": 0.8, "finetune": 0.9}
+NORM = {"local": 0.92, "e2e": 0.31, "e2e_ds": 0.56, "finetune": 0.9, "continued": 0.92}
+FROM_LOCAL = {"e2e": 0.9, "e2e_ds": 0.85, "finetune": 0.9, "continued": 0.95}
+TO_LOCAL = {"e2e": 0.5, "e2e_ds": 0.8, "finetune": 0.9, "continued": 0.95}
 GAIN = {"relu": 1.0, "topk": 0.7, "gated": 0.85, "jumprelu": 0.75, "batch_topk": 0.65, "matryoshka_batch_topk": 0.8}  # of CE
 
 
@@ -52,11 +54,11 @@ def all_claims(tables: Path) -> pd.DataFrame:
 def with_sweep_columns(runs: pd.DataFrame) -> pd.DataFrame:
     """The columns that say which runs differ in one setting alone, for runs of which none do."""
     objective = runs["objective"]
-    starts = runs["run"].str.replace("/finetune", "/local")
+    starts = runs["run"].str.replace("/(finetune|continued)", "/local", regex=True)
     return runs.assign(
-        reconstruction_coeff=objective.map({"local": 1.0, "finetune": 0.5}).fillna(0.0),
+        reconstruction_coeff=objective.map({"local": 1.0, "finetune": 0.5, "continued": 1.0}).fillna(0.0),
         downstream=objective.map({"e2e_ds": "all"}).fillna(""),
-        start_from=starts.where(objective == "finetune"),
+        start_from=starts.where(objective.isin(["finetune", "continued"])),
         **{f"family_but_{key}": runs["family"] for key in SWEPT},
     )
 
@@ -89,8 +91,9 @@ def synthetic_tables(
     seeds=(0, 1),
     n_layers=8,
     architectures=("relu",),
+    whole_curves=False,
 ) -> Path:
-    """Write all tables; every second-and-later seed exists for the middle coefficient only."""
+    """Write all tables; every second-and-later seed exists for the middle coefficient only, or for all with `whole_curves`."""
     rng = np.random.default_rng(0)
     runs, fidelity, selection, geometry, nearest = [], [], [], [], []
     for hook in hook_points:
@@ -104,7 +107,7 @@ def synthetic_tables(
             label = f"{group}-{'k' if by_k else 'c'}"
             middle = coeffs[len(coeffs) // 2]
             for position, coeff in enumerate(coeffs):
-                for seed in seeds if coeff == middle else seeds[:1]:
+                for seed in seeds if coeff == middle or whole_curves else seeds[:1]:
                     run = f"{hook}/{label}{coeff:g}-s{seed}"
                     sparsity = (np.nan, coeff) if by_k else (coeff, None)
                     kind = (group, hook, layer, objective, architecture, *sparsity, seed, f"{group}-{coeff}", group)
@@ -135,6 +138,8 @@ def synthetic_tables(
                             )
             chosen = f"{hook}/{label}{middle:g}-s{seeds[0]}"
             selection.append(("similar_ce", hook, objective, architecture, chosen, 0.06, 0.01))
+            if len(seeds) > 2:
+                selection.append(("replicated_ce", *selection[-1][1:]))
             for a, b in combinations(seeds, 2):
                 pair = [f"{hook}/{label}{middle:g}-s{seed}" for seed in (a, b)]
                 for direction, shift in (("a_to_b", 0.0), ("b_to_a", -0.02)):
@@ -156,9 +161,11 @@ def synthetic_tables(
                 cosines = np.clip(np.random.default_rng(1).normal(centre, 0.1, 660), -1, 1)
                 nearest += [(hook, "cross_objective", chosen[a], chosen[b], direction, i, c) for i, c in enumerate(cosines)]
             there, back = (FROM_LOCAL[b], TO_LOCAL[b]) if a == "local" else (0.5, 0.5)
-            pair = (hook, "cross_objective", chosen[a], chosen[b], "decoder", "alive")
-            for direction, m in (("a_to_b", there), ("b_to_a", back), ("both", (there + back) / 2)):
-                geometry.append((*pair, direction, m, m - 0.01, m + 0.01, 0.42, 660, 660))
+            for seed in seeds if len(seeds) > 2 else seeds[:1]:
+                pair = (run.replace(f"-s{seeds[0]}", f"-s{seed}") for run in (chosen[a], chosen[b]))
+                pair = (hook, "cross_objective", *pair, "decoder", "alive")
+                for direction, m in (("a_to_b", there), ("b_to_a", back), ("both", (there + back) / 2)):
+                    geometry.append((*pair, direction, m, m - 0.01, m + 0.01, 0.42, 660, 660))
     of_runs = [
         "run", "group", "hook_point", "layer", "objective", "architecture", "sparsity_coeff", "k", "seed", "settings", "family",
         "d_in", "d_sae", "n_tokens", "lr",
@@ -189,7 +196,8 @@ def with_evaluation(tables: Path, outlier: float = 1.0, n_layers: int = 8) -> Pa
     """Add what evaluation measures at each layer and token; `outlier` is the norm at position 0 over that at others."""
     rng = np.random.default_rng(2)
     frames = {name: pd.read_parquet(tables / f"{name}.parquet") for name in ("runs", "fidelity", "selection")}
-    runs, chosen = frames["runs"], frames["selection"]
+    replicated = frames["selection"]["criterion"] == "replicated_ce"
+    runs, chosen = frames["runs"], frames["selection"][~replicated]
     overall = frames["fidelity"].query("positions == 'all' and layer == -1").pivot(index="run", columns="metric", values="value")
     more, tokens = [], []
     position = np.concatenate([np.zeros(20, np.int32), np.arange(1, 201, dtype=np.int32)])
@@ -213,7 +221,7 @@ def with_evaluation(tables: Path, outlier: float = 1.0, n_layers: int = 8) -> Pa
         values = {"position": position, "input_norm": norms, "output_norm": shrunk, "cosine": cosines}
         tokens.append(pd.DataFrame({"run": run.run, **values}))
     fidelity = pd.DataFrame(more, columns=["run", "metric", "layer", "positions", "value"]).assign(unit="1", n_tokens=131072)
-    selections = []
+    selections = [frames["selection"][replicated]]
     for criterion, metric in (("similar_ce", "ce_increase"), ("similar_l0", "l0"), ("similar_alive", "alive_features")):
         value = chosen["run"].map(overall[metric])
         selections.append(chosen.assign(criterion=criterion, value=value, tolerance=value.max() / value.min()))
@@ -232,6 +240,7 @@ def papers_pattern(tables: Path, n_layers: int = 8) -> Path:
     frames = {name: pd.read_parquet(tables / f"{name}.parquet") for name in ("runs", "fidelity", "selection", "geometry")}
     names = {"local-c6": "local-c1", "e2e-c1.5": "e2e-c3", "e2e_ds-c20": "e2e_ds-c50"}
     chosen = {f"{HOOK}/{old}-s0": f"{HOOK}/{new}-s0" for old, new in names.items()}
+    replicated = frames["selection"]["criterion"] == "replicated_ce"  # stay as they are, since their seeds are compared
     geometry = frames["geometry"]
     of_chosen = geometry[geometry["comparison"].isin(["cross_objective", "within_difference"])].replace(chosen)
     geometry = pd.concat([geometry, of_chosen], ignore_index=True)
@@ -250,7 +259,7 @@ def papers_pattern(tables: Path, n_layers: int = 8) -> Path:
     columns = ["run", "metric", "layer", "value"]
     variance = pd.DataFrame(variance, columns=columns).assign(positions="all", unit="1", n_tokens=131072)
     pd.concat([frames["fidelity"], variance], ignore_index=True).to_parquet(tables / "fidelity.parquet")
-    frames["selection"].replace(chosen).to_parquet(tables / "selection.parquet")
+    frames["selection"].replace(chosen).where(~replicated, frames["selection"]).to_parquet(tables / "selection.parquet")
     geometry.to_parquet(tables / "geometry.parquet")
     return tables
 
@@ -368,6 +377,7 @@ def with_seeds(tables: Path, n_features: int = 40) -> Path:
                 "decoder_cosine": x,
             }
             columns |= {metric: x**2 for metric in METRICS} | {f"null_{metric}": 0 * x for metric in METRICS}
+            columns |= {f"chance_{metric}": 0.1 + 0 * x for metric in METRICS}
             single.append(pd.DataFrame(columns)[columns_of("firing_features")])
         if len(pairs) >= 3:
             labels = (group["hook_point"].iloc[0], "cross_seed", pairs[0][0], pairs[-1][1])
@@ -401,6 +411,116 @@ def with_seeds(tables: Path, n_features: int = 40) -> Path:
     return tables
 
 
+def with_errors(folder: Path, n_rows: int = 6, n_positions: int = 12) -> Path:
+    """Add the tables of reconstruction errors: local's matter twice as much as random ones, those of the others less."""
+    rng = np.random.default_rng(0)
+    runs, selection = read_runs(folder), pd.read_parquet(folder / "selection.parquet")
+    selected = runs[runs["run"].isin(selection.loc[selection["criterion"] == "similar_ce", "run"])]
+    chosen = set(runs.merge(selected[["hook_point", "settings"]])["run"])  # with their other seeds
+    row, position = (v.ravel() for v in np.indices((n_rows, n_positions)))
+    token = rng.integers(20, size=row.size)
+    hard = rng.lognormal(0, 0.6, row.size)  # some tokens are hard at every hook point
+    size = dict(zip(INTERVENTIONS, np.geomspace(0.3, 0.03, len(INTERVENTIONS)), strict=True)) | {"random": 0.1}
+    frames, single, draws, examples, sweep = [], [], [], [], []
+    for run in runs.itertuples():
+        of_sae = {"local": 2.0}.get(run.objective, 0.3)
+        shown = INTERVENTIONS if run.run in chosen else OF_EVERY_RUN
+        kl = {n: (0.1 * of_sae if n == "sae" else size[n]) * hard * rng.lognormal(0, 0.2, row.size) for n in INTERVENTIONS}
+        values = {f"kl_{n}": v if n in shown else np.nan for n, v in kl.items()}
+        values |= {f"ce_{n}": np.where(position < n_positions - 1, v, np.nan) if n in shown else np.nan for n, v in kl.items()}
+        known = {"hook_point": run.hook_point, "run": run.run}
+        norms = rng.uniform(5, 6, (3, row.size))
+        of_token = {"layer": run.layer, "row": row, "position": position, "token": token, "l0": rng.integers(5, 30, row.size)}
+        of_token |= {
+            "ce_clean": np.where(position < n_positions - 1, hard, np.nan),
+            "input_norm": norms[0],
+            "output_norm": norms[1],
+        }
+        frames.append(
+            pd.DataFrame({**known, **of_token, "error": norms[2] - 4, "cosine": rng.uniform(0.8, 1, row.size), **values})
+        )
+        if run.run not in chosen:
+            continue
+        near = frames[-1][frames[-1]["position"].between(4, 8)]
+        single.append(near.assign(offset=near["position"] - 4)[columns_of("errors_single")])
+        for r in range(n_rows):
+            values = np.r_[0.1 * of_sae * (r + 1), rng.gamma(2, 0.05, 40)]
+            draws.append(pd.DataFrame({**known, "row": r, "position": 5, "draw": np.arange(-1, 40), "kl": values}))
+        for r in range(2):
+            log_p = -np.linspace(1, 6, 8)
+            text = [" the", "$x^2$", "\n", "a", " of", "_", "word", " and"]
+            columns = {
+                "row": r,
+                "position": 5,
+                "context": " once upon $a$ time",
+                "rank": np.arange(8),
+                "token": np.arange(8),
+                "text": text,
+            }
+            columns |= {"log_p": log_p, "log_sae": log_p - 0.5, "log_random": log_p + 0.2, "kl_sae": 0.2, "kl_random": 0.1}
+            examples.append(pd.DataFrame(known | columns))
+    for hook in runs["hook_point"].unique():
+        here = [run for run in runs[runs["hook_point"] == hook]["run"] if run in chosen]
+        for run, direction in [("", "random"), ("", "real_mixture"), *((run, "error") for run in here)]:
+            sweep += [(hook, run, "length", direction, v, 5 * v, r, v**2 * (1 + r), v) for v in (0.1, 0.5, 1.0) for r in range(3)]
+        sweep += [(hook, "", "cosine", "random", v, np.nan, r, 1.1 - v, 1 - v) for v in (0.5, 0.9) for r in range(3)]
+    vocabulary = [(hook, t, f" t{t}", 4) for hook in runs["hook_point"].unique() for t in range(20)]
+    tables = {
+        "errors": pd.concat(frames),
+        "errors_single": pd.concat(single),
+        "errors_draws": pd.concat(draws),
+        "errors_examples": pd.concat(examples),
+        "errors_sweep": pd.DataFrame(sweep, columns=columns_of("errors_sweep")),
+        "errors_vocabulary": pd.DataFrame(vocabulary, columns=columns_of("errors_vocabulary")),
+    }
+    for name, table in tables.items():
+        table[columns_of(name)].to_parquet(folder / f"{name}.parquet", index=False)
+    return folder
+
+
+def with_texts(folder: Path, texts=("novels",), factor: float = 1.1) -> Path:
+    """Add table `texts`: what `fidelity` has, with CE increases larger by a factor."""
+    fidelity = pd.read_parquet(folder / "fidelity.parquet")
+    dearer = fidelity["value"] * np.where(fidelity["metric"] == "ce_increase", factor, 1.0)
+    parts = [fidelity.assign(text=text, value=dearer) for text in texts]
+    pd.concat(parts)[columns_of("texts")].to_parquet(folder / "texts.parquet")
+    return folder
+
+
+def with_rates(folder: Path) -> Path:
+    """Add table `rates`: three learning rates of each kind of run, the middle one chosen for local and the lowest for others."""
+    kinds = pd.read_parquet(folder / "runs.parquet").drop_duplicates(["hook_point", "objective", "architecture"])
+    rows = []
+    for kind in kinds.itertuples():
+        best = 1 if kind.objective == "local" else 0
+        for rank, lr in enumerate((1e-3, 3e-3, 1e-2)):
+            excess = 1 + 0.2 * abs(rank - best)
+            of = (kind.hook_point, kind.objective, kind.architecture, lr, 2, 21.5, 0.1 * excess, excess)
+            rows.append((*of, rank == best, rank == best and best == 0))
+    pd.DataFrame(rows, columns=columns_of("rates")).to_parquet(folder / "rates.parquet")
+    return folder
+
+
+def with_spliced(folder: Path) -> Path:
+    """Add table `spliced`: two sets of hook points, every run's name at each."""
+    runs = pd.read_parquet(folder / "runs.parquet")
+    runs = runs.assign(name=runs["run"].str.rsplit("/", n=1).str[-1]).drop_duplicates("name")
+    parts = [
+        runs.assign(
+            hook_points=" + ".join(hook_points),
+            n_saes=len(hook_points),
+            ce_increase=0.3,
+            kl=0.31,
+            sum_of_single=0.25,
+            ratio=1.2,
+            n_tokens=1000,
+        )
+        for hook_points in ((HOOK, "blocks.6.hook_resid_pre"), ("blocks.2.hook_resid_pre", HOOK, "blocks.6.hook_resid_pre"))
+    ]
+    pd.concat(parts)[columns_of("spliced")].to_parquet(folder / "spliced.parquet")
+    return folder
+
+
 def with_timing(folder: Path) -> Path:
     """Add table `timing`: every run was trained alone."""
     runs = pd.read_parquet(folder / "runs.parquet")
@@ -413,4 +533,5 @@ def with_timing(folder: Path) -> Path:
 def every_table(folder: Path, **settings) -> Path:
     """All tables that are made up here, of an experiment of these `settings`."""
     folder = with_timing(with_seeds(with_evaluation(synthetic_tables(folder, **settings))))
-    return with_agreement(with_principal_directions(with_umap(folder)))
+    folder = with_spliced(with_rates(with_texts(folder)))
+    return with_errors(with_agreement(with_principal_directions(with_umap(folder))))

@@ -6,14 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from tests.studies.drawing import edit, texts
-from tests.studies.made_up import (
-    all_claims,
-    papers_pattern,
-)
+from tests.studies.made_up import all_claims, papers_pattern, with_texts
 
 from saeworks.studies import claims as verdicts
 from saeworks.studies import curves, readable
-from saeworks.studies.claim import NOT_REPRODUCED, REPRODUCED, UNTESTED
+from saeworks.studies.claim import OPPOSITE, REPRODUCED, UNTESTED, WEAKER
 from saeworks.studies.curves import ratio_of_curves
 from saeworks.studies.geometry import cross_seed, within_dictionary
 from saeworks.studies.geometry.settings import CrossSeedFigure, WithinDictionaryFigure
@@ -60,37 +57,57 @@ def test_counts_of_alive_features_with_little_in_common_are_not_compared(make_ta
 
 
 def test_claims_on_the_papers_pattern_and_on_its_opposite(make_tables):
-    tables = papers_pattern(make_tables())
+    tables = papers_pattern(make_tables(seeds=(0, 1, 2), whole_curves=True))
     found = all_claims(tables)
-    assert set(found["verdict"]) == {REPRODUCED}
+    assert set(found["verdict"]) == {REPRODUCED, WEAKER} and (found["verdict"] == REPRODUCED).sum() >= 18
+    assert (found["n_seeds"] == 3).all() and (found["low"] <= found["ours"]).all() and (found["ours"] <= found["high"]).all()
     edit(tables, "runs", lambda t: t.assign(objective=t["objective"].replace({"local": "e2e", "e2e": "local"})))
     swapped = all_claims(tables).set_index("claim")["verdict"]
-    of_two = [claim for claim in swapped.index if "+ds" not in claim and "within an objective" not in claim]
-    assert (swapped[of_two] == NOT_REPRODUCED).all()
+    of_two = [
+        claim for claim in swapped.index if "+ds" not in claim and "within an objective" not in claim and "of local" not in claim
+    ]
+    of_two = [claim for claim in of_two if "rank correlation" not in claim and "seeds, local" not in claim]
+    assert len(of_two) == 10 and (swapped[of_two] == OPPOSITE).all()
 
 
-def test_within_difference_is_read_in_either_order(make_tables):
-    tables = make_tables()
-    rows = ["ours", "low", "high"]
-    expected = all_claims(tables).set_index("claim").filter(like="within", axis=0)[rows]
+def test_curves_at_equal_ce_by_hand():
+    """Of two seeds: the common range is 2 to 8, its geometric middle 4."""
+    rows = [("local", 0, 1.0, 10.0), ("local", 0, 9.0, 90.0), ("local", 1, 2.0, 30.0), ("local", 1, 8.0, 60.0)]
+    rows += [("e2e", 0, 2.0, 5.0), ("e2e", 0, 6.0, 1.0), ("e2e", 0, 8.0, 9.0), ("e2e", 1, 1.0, 0.0), ("e2e", 1, 11.0, 10.0)]
+    runs = pd.DataFrame(rows, columns=["objective", "seed", "ce_increase", "value"]).assign(family="one")
+    values, ce, why = curves.at_equal_ce(runs, "value", "local", "e2e")
+    assert (ce, why) == (pytest.approx(4), "")
+    assert values.to_numpy() == pytest.approx(np.array([[40, 3], [40, 3]]))
+    runs.loc[runs["objective"] == "e2e", "ce_increase"] += 20
+    values, _, why = curves.at_equal_ce(runs, "value", "local", "e2e")
+    assert values.empty and "no common range" in why
+    assert "two runs" in curves.at_equal_ce(runs[runs["ce_increase"] < 8], "value", "local", "e2e")[2]
 
-    def other_way_round(table):
-        difference = table["comparison"] == "within_difference"
-        swapped = table[difference].rename(columns={"run_a": "run_b", "run_b": "run_a"})
-        swapped = swapped.assign(value=-swapped["value"], ci_low=-swapped["ci_high"], ci_high=-swapped["ci_low"])
-        return pd.concat([table[~difference], swapped[table.columns]])
 
-    edit(tables, "geometry", other_way_round)
-    found = all_claims(tables).set_index("claim").filter(like="within", axis=0)[rows]
-    pd.testing.assert_frame_equal(found, expected)
+def test_claims_on_costs_are_tested_on_the_text_that_decides_and_on_the_held_out_rows(make_tables):
+    tables = make_tables(seeds=(0, 1, 2), whole_curves=True)
+    plain = all_claims(tables).set_index("claim")["ours"]
+    with_texts(tables, ("novels", "letters"), 1.0)
+    edit(
+        tables,
+        "texts",
+        lambda t: t.assign(
+            value=t["value"].mask((t["metric"] == "ce_increase") & t["run"].str.contains("/e2e-"), t["value"] * 1.5)
+        ),
+    )
+    found = all_claims(tables).set_index("claim")["ours"]
+    name = "CE increase of e2e over local at equal L0"
+    assert found[f"{name}, on held-out rows of the corpus"] == plain[name]
+    assert found[f"{name}, on novels"] == pytest.approx(1.5 * plain[name])
+    assert not found.index.str.contains("letters").any()
 
 
 def test_a_nan_is_no_result(make_tables):
     tables = make_tables()
     edit(tables, "geometry", lambda t: t.assign(value=np.nan, ci_low=np.nan, ci_high=np.nan))
     edit(tables, "nearest", lambda t: t.assign(cosine=-np.inf))
-    found = all_claims(tables).set_index("claim")["verdict"]
-    assert (found.filter(like="nearest cosine") == UNTESTED).all()
+    found = all_claims(tables).set_index("claim").filter(like="cosine", axis=0)
+    assert (found["verdict"] == UNTESTED).all() and found["ours"].isna().all() and len(found) == 11
     assert "no run with two alive features" in " ".join(texts(within_dictionary.draw(tables, WithinDictionaryFigure())).split())
     assert "No two runs" in texts(cross_seed.draw(tables, CrossSeedFigure()))
 
@@ -107,7 +124,7 @@ def test_selected_comparisons_leave_the_others_out(make_tables):
 def test_what_is_missing_cannot_be_tested(make_tables, settings):
     found = all_claims(make_tables(**settings)).set_index("claim")
     assert found.loc["CE increase of e2e over local at equal L0", "verdict"] == UNTESTED
-    assert found.loc["within-dictionary nearest cosine, local − e2e", "verdict"] == UNTESTED
+    assert found.loc["within-dictionary nearest cosine at equal CE increase, local − e2e", "verdict"] == UNTESTED
     assert (found.loc[found["verdict"] == UNTESTED, "note"] != "").all()
     assert not verdicts.readable(found.reset_index()).empty
 

@@ -111,7 +111,7 @@ def test_a_new_folder_is_a_study(monkeypatch, tmp_path):
         "from ..claim import Claim\nfrom ..tables import read_table\n\n\n"
         "def claims(hook_point, tables):\n"
         '    n = read_table(tables, "counts")["n"].iloc[0]\n'
-        '    return [Claim(hook_point, "runs", "1", "nobody", "1 or more").tested(n > 0, n, "counted")]\n'
+        '    return [Claim(hook_point, "runs", "1", "nobody", 0.0, 1.0).measured(n, "counted")]\n'
     )
     (new / "counts.py").write_text(
         "from ..plot import only_message\nfrom ..tables import read_table\n\n\n"

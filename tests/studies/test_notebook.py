@@ -111,7 +111,7 @@ def test_the_notebook_in_the_repository_has_no_outputs():
 
 
 def test_the_stage_runs_a_notebook_of_the_workflow(workplace):
-    notebook.notebook("braun2024", "tables", "figures", DRAWN, "made-up", "n.ipynb", "n.html")
+    notebook.notebook("braun2024", "tables", "figures", "made-up", "n.ipynb", "n.html", DRAWN)
     assert "<title>made-up — saeworks</title>" in Path("n.html").read_text()
 
 

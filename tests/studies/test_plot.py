@@ -67,12 +67,31 @@ def test_a_frontier_joins_the_lowest_seed_of_each_curve_in_the_order_of_l0(panel
             "l0": [9, 3, 5, 8, 2],
             "ce": [1.0, 3.0, 2.0, 4.0, 5.0],
         }
-    )
+    ).assign(hook_point="here", settings=["a", "b", "c", "d", "e"])
     plot.frontier(panel, runs, "l0", "ce", LOOKS)
     one, two, further = panel.lines
     assert one.get_xdata().tolist() == [3, 9] and two.get_xdata().tolist() == [2, 8] and further.get_xdata().tolist() == [5]
     assert further.get_linestyle() == "None" and further.get_markerfacecolor() == "white"
     assert further.get_markeredgecolor() == "#0072B2"
+
+
+def test_a_frontier_has_an_interval_where_a_setting_has_three_seeds(panel):
+    rows = [
+        ("one", "a", 0, 9.0, 1.0),
+        ("one", "a", 1, 10.0, 2.0),
+        ("one", "a", 2, 11.0, 3.0),
+        ("one", "b", 0, 3.0, 5.0),
+        ("one", "b", 1, 4.0, 6.0),
+    ]
+    runs = pd.DataFrame(rows, columns=["kind", "settings", "seed", "l0", "ce"]).assign(hook_point="here")
+    plot.frontier(panel, runs, "l0", "ce", LOOKS)
+    joined, further = panel.lines[:2]
+    assert joined.get_xdata().tolist() == [3, 9] and further.get_xdata().tolist() == [4]
+    bars = sorted((segment.tolist() for bar in panel.containers for part in bar[2] for segment in part.get_segments()), key=str)
+    reach = 4.302653 / np.sqrt(3)  # Student's with two degrees of freedom, of values one apart
+    assert np.array(bars) == pytest.approx(
+        np.array([[[10, 2 - reach], [10, 2 + reach]], [[10 - reach, 2], [10 + reach, 2]]]), rel=1e-5
+    )
 
 
 def test_a_histogram_has_shares_of_all_values_and_counts_those_outside_at_the_ends(panel):

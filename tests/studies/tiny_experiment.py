@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.tiny_pipeline import HOOK, run_spec
+from tests.tiny_pipeline import CONTEXT, HOOK, run_spec
 
 from saeworks.config.activations import ActivationsConfig
 from saeworks.config.training import RunSpec
@@ -18,13 +18,18 @@ from saeworks.studies.measure import measure
 from saeworks.training.run import train
 
 NAME = "tiny"
+LATER = "blocks.2.hook_resid_pre"
 # settings without which a study would take long, or would not be asked for
 SETTINGS = {
     "geometry": {"n_resamples": 100},
     "firing": {"n_resamples": 100},
     "umap": {"n_shuffles": 5, "min_features": 1, "region_neighbors": 4, "density_ratio": 1.2},
     "principal_directions": {"n_directions": 4, "ablation_rows": 3},
+    "errors": {"n_tokens": 96, "n_draws": 20, "sweep_rows": 3, "n_directions": 4, "lengths": [0.1, 1.0], "cosines": [0.5, 0.9]},
     "agreement": {"files": {"simple": "items.json"}, "n_items": 12},
+    "texts": {"files": {"words": "words.txt"}, "text_tokens": 5 * CONTEXT},
+    "rates": {"choose": True},
+    "spliced": {"sets": [[HOOK, LATER]]},
 }
 
 
@@ -38,6 +43,7 @@ def _specs() -> list[RunSpec]:
     ]
     runs += [run_spec("e2e", name="e2e-s1", seed=1), run_spec("e2e", name="mixture", reconstruction_coeff=0.5)]
     runs += [run_spec("e2e_ds", name="next", downstream_next=1), run_spec("local", name="lr", lr=3e-2)]
+    runs += [run_spec("e2e", name="e2e", hook_point=LATER)]
     runs += [run_spec("local", name="wider", d_sae=32), run_spec("local", name="longer", n_tokens=60 * 48)]
     return [*runs, run_spec("finetune", name="tuned", start_from="local-s0", n_tokens=10 * 48, lr=1e-3)]
 
@@ -84,12 +90,13 @@ def make(root: Path, model: Path, corpus: Path) -> TinyExperiment:
     """Train all runs and measure every study."""
     specs = _specs()
     experiment = TinyExperiment(root, model, corpus, tuple(f"{spec.hook_point}/{spec.name}" for spec in specs))
-    saes = root / "results" / NAME / "saes" / HOOK
     for spec in specs:
+        saes = root / "results" / NAME / "saes" / spec.hook_point
         start = saes / spec.start_from if spec.start_from else None
         stream = ActivationsConfig(source="stream", block_rows=10)
         train(spec, stream, None, model, corpus, saes / spec.name, root / "scratch" / spec.name, progress=False, start_from=start)
     items = [{"clean_prefix": f"w{i} w3", "clean_answer": f" w{i + 4}", "patch_answer": f" w{i + 5}"} for i in range(1, 30)]
+    (root / "words.txt").write_text("\n<|endoftext|>\n".join(" ".join(f"w{i % 30}" for i in range(n)) for n in (70, 90)))
     (root / "items.json").write_text("".join(f"{json.dumps(item)}\n" for item in items))
     for study in in_order():
         parts = {at: root / "parts" / study.name / at for at in experiment.places(study)}

@@ -279,6 +279,7 @@ _CASES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
     "e2e_ds attn.hook_z scale": ("e2e_ds", {"hook_point": "blocks.1.attn.hook_z", "scale": 0.37}, _DS),
     **{f"e2e at the last {hook}": ("e2e", {"hook_point": f"blocks.3.{hook}"}, _E2E) for hook in ("hook_mlp_out", "attn.hook_z")},
     "finetune": ("finetune", {}, _FINETUNE),
+    "continued": ("continued", {}, _LOCAL),
     "finetune coefficients": ("finetune", {"kl_coeff": 0.3, "reconstruction_coeff": 0.8}, _FINETUNE | {"out_to_in": 0.8, "balance": 0.3}),
     "finetune KL only": ("finetune", {"reconstruction_coeff": 0.0}, {"balance": 0.5, "sparsity": 0.7}),
     "finetune downstream": ("finetune", {"downstream_coeff": 0.2, "downstream_next": 2}, _FINETUNE | {"in_to_orig": 0.2}),

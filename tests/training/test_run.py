@@ -21,6 +21,7 @@ from tests.tiny_pipeline import CONTEXT, D_MODEL, HOOK, run_spec, write_corpus, 
 
 from saeworks.activations.cache import ActivationCache, write_cache
 from saeworks.config.activations import ActivationsConfig
+from saeworks.config.objectives import OBJECTIVES
 from saeworks.config.recipes import PRESETS, settings_without_effect
 from saeworks.config.training import RunSpec, TrainingConfig
 from saeworks.lm.prepare import load_model
@@ -283,6 +284,7 @@ _USED = [
     ("resample_tokens", "local", _DYING | {"dead_features": "resample"}, [480]),
     ("resample_warmup_tokens", "local", _DYING | {"dead_features": "resample"}, 100),
     ("n_tokens", "local", {}, 26 * 4 * CONTEXT),
+    *(("order", objective, {}, "rows") for objective in ("local", "continued")),
     ("batch_tokens", "local", {}, 5 * CONTEXT),
     ("lr", "local", {}, 2e-2),
     ("adam_beta1", "local", {}, 0.0),
@@ -309,7 +311,7 @@ _NEITHER = {"checkpoint_every"}  # results do not depend on interruptions, which
 def _case(objective: str, context: dict, started) -> dict:
     """Keyword arguments of `train` beside the spec."""
     kept = {key: context[key] for key in ("architecture", "matryoshka_fractions") if key in context}
-    return {"start_from": started(**kept)} if objective == "finetune" else {}
+    return {"start_from": started(**kept)} if objective in ("finetune", "continued") else {}
 
 
 def test_every_training_setting_is_covered_below():
@@ -334,6 +336,7 @@ def test_every_training_setting_changes_what_it_should_and_nothing_else(known, s
 _UNUSED_VALUES = {
     "resample_warmup_tokens": 100,
     "preset": "gao2024",
+    "order": "rows",
     "topk_relu": False,
     "multi_topk": True,
     "matryoshka_fractions": [0.5, 0.5],
@@ -382,13 +385,14 @@ _OF_THE_START = {"d_sae", "activation_scale"}
         ("finetune", {}),
         ("finetune", {"architecture": "topk"}),
         ("finetune", {"architecture": "jumprelu"}),
+        ("continued", {}),
     ],
 )
 def test_settings_without_effect_have_none(known, started, objective, context):
     context = _SHORT | context
     base = run_spec(objective, **context)
     idle = settings_without_effect(objective, base.training.model_dump())
-    values = {key: _UNUSED_VALUES[key] for key in idle - (_OF_THE_START if objective == "finetune" else set())}
+    values = {key: _UNUSED_VALUES[key] for key in idle - (_OF_THE_START if OBJECTIVES[objective].starts_from_run else set())}
     assert len(values) > 8
     changed = run_spec(objective, **context | values)
     assert all(getattr(base.training, key) != value for key, value in values.items())
@@ -664,6 +668,32 @@ def test_a_finetuned_run_starts_where_the_other_ended_and_in_its_scale(train, se
         torch.testing.assert_close(after[name], before[name], rtol=1e-5, atol=1e-6)
     ends = [_log(folder)[-1]["out_to_in"] for folder in (base, tuned)]
     assert ends[1] == pytest.approx(ends[0], rel=0.35)
+
+
+def test_local_runs_in_rows_and_runs_that_continue_one_read_what_their_end_to_end_counterparts_read(
+    cache, tiny_model, tiny_corpus, monkeypatch
+):
+    def batches(spec: RunSpec) -> list[torch.Tensor]:
+        of = data.Data([spec], _CONFIG, cache, tiny_model, tiny_corpus, "cpu")
+        return [of.batch(spec, step)[0] for step in range(12)]  # more than once around the corpus
+
+    monkeypatch.setattr(data, "CleanPass", lambda *args: None)
+    for seed, hook_point in ((0, HOOK), (1, _OTHER_HOOKS[1])):
+        changes = {"seed": seed, "hook_point": hook_point}
+        for one, other, same in (
+            ("local", "e2e", True),
+            ("local", "e2e_ds", True),
+            ("continued", "finetune", True),
+            ("continued", "e2e", False),
+        ):
+            rows, theirs = batches(run_spec(one, order="rows", **changes)), batches(run_spec(other, **changes))
+            assert all(torch.equal(*pair) for pair in zip(rows, theirs, strict=True)) == same, (one, other)
+        assert not torch.equal(batches(run_spec("local", **changes))[0], batches(run_spec("e2e", **changes))[0])
+
+
+def test_a_run_in_rows_needs_batches_of_whole_rows(train):
+    with pytest.raises(UserError, match="batches of whole rows"):
+        train(run_spec("local", order="rows", batch_tokens=CONTEXT + 1))
 
 
 def test_a_finetuned_run_needs_a_start_and_no_other_has_one(train, started):

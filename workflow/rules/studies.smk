@@ -83,6 +83,19 @@ rule all_tables:
         [path for job in PLAN.jobs.values() if job.stage in ("gather", "claims") for path in job.outputs],
 
 
+rule novels_text:
+    output:
+        "data/texts/novels/{name}.txt",
+    log:
+        "logs/novels_text/{name}.log",
+    wildcard_constraints:
+        name="train|val",
+    conda:
+        "../../envs/environment.yaml"
+    shell:
+        "saeworks novels --out data/texts/novels --log {log:q}"
+
+
 rule agreement_data:
     output:
         "data/agreement/{name}",

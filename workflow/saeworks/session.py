@@ -27,7 +27,7 @@ from .sae.base import SAE
 from .sae.formats import load_sae, refetch
 from .store.errors import UserError
 from .store.files import content_hash, read_json
-from .studies.fidelity.measure import evaluate
+from .studies.evaluation import evaluate
 from .studies.fidelity.settings import FidelityConfig
 from .studies.held_out import held_out_rows
 

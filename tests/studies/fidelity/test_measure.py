@@ -19,7 +19,8 @@ from saeworks.lm.sites import Site
 from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.init import initialise
 from saeworks.store.errors import UserError
-from saeworks.studies.fidelity.measure import UNITS, evaluate, measure, sampled_tokens
+from saeworks.studies.evaluation import UNITS, evaluate, sampled_tokens
+from saeworks.studies.fidelity.measure import measure
 from saeworks.studies.fidelity.settings import FidelityConfig
 from saeworks.studies.place import Place
 from saeworks.training.run import train
@@ -334,7 +335,7 @@ def test_activations_are_not_copied_to_a_larger_type():
 
 def test_logits_in_several_parts_give_the_same(model, monkeypatch):
     whole, _, _ = evaluate(_sae(), model, _site(), _tokens(), 4)
-    monkeypatch.setattr("saeworks.studies.fidelity.measure._LOGIT_ROWS", 5)
+    monkeypatch.setattr("saeworks.studies.evaluation._LOGIT_ROWS", 5)
     parts, _, _ = evaluate(_sae(), model, _site(), _tokens(), 4)
     np.testing.assert_allclose(parts["value"], whole["value"], rtol=1e-9)
 

@@ -16,7 +16,19 @@ from saeworks.config.training import TrainingConfig
 from saeworks.lm.sites import Site
 from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.init import initialise
-from saeworks.studies.firing.measure import METRICS, Firing, fire, joint, null_partners, paired, study
+from saeworks.studies.firing.measure import (
+    METRICS,
+    RAW,
+    Firing,
+    Raw,
+    Untrained,
+    fire,
+    joint,
+    null_partners,
+    paired,
+    shuffled,
+    study,
+)
 from saeworks.studies.firing.settings import FiringConfig
 
 _T, _D = 60, 5
@@ -134,7 +146,7 @@ def test_tables_hold_all_pairs_of_seeds_their_means_and_the_features_of_the_lowe
     table = tables["firing"]
     pairs, summed = table[table["resampled"] != "seed pairs"], table[table["resampled"] == "seed pairs"]
     assert sorted(set(zip(pairs["run_a"], pairs["run_b"], strict=True))) == [("r0", "r1"), ("r0", "r2"), ("r1", "r2")]
-    assert len(pairs) == 3 * (4 * 4 + 2) and len(summed) == 4 * 4 + 2
+    assert len(pairs) == 3 * (5 * 4 + 3) and len(summed) == 5 * 4 + 3
     for row in summed.itertuples():
         here = pairs[(pairs["partner"] == row.partner) & (pairs["metric"] == row.metric)]["value"]
         assert row.value == pytest.approx(here.mean())
@@ -169,6 +181,44 @@ def test_runs_with_few_or_no_firing_features():
         assert np.isnan(table["codes", "cka"]) == (min(sizes) == 0)
         empty = study(_runs(0), {}, _CONFIG)
         assert len(empty["firing"]) == len(empty["firing_features"]) == 0
+
+
+def test_controls_of_best_partners_and_of_alignment():
+    one, two, raw, untrained = _codes(8, 0), _codes(6, 1), np.random.default_rng(2).normal(size=(_T, _D)), _codes(30, 3, 0.3)
+    firing = {"r0": _firing(one, 0), "r1": _firing(two, 1)}
+    without = {RAW: _firing(raw), "r0": _firing(untrained)}
+    found = study(_runs(2), firing, _CONFIG, without)
+    table = found["firing"].set_index(["partner", "metric"])["value"]
+    for name, other in (("activations", raw), ("untrained", untrained)):
+        r = np.array([[np.corrcoef(x, y)[0, 1] for y in other.T] for x in one.T])
+        assert table[f"best_in_{name}", "pearson"] == pytest.approx(r.max(axis=1).mean())
+        centred = [values - values.mean(axis=0) for values in (one, other)]
+        squares = [
+            ((x.T @ y) ** 2).sum() for x, y in ((centred[0], centred[1]), (centred[0], centred[0]), (centred[1], centred[1]))
+        ]
+        assert table[f"codes_{name}", "cka"] == pytest.approx(squares[0] / math.sqrt(squares[1] * squares[2]))
+    assert ("best_in_activations", "jaccard") not in table.index and ("best_in_untrained", "jaccard") in table.index
+    mixed = shuffled(firing["r1"], 5)
+    assert not np.array_equal(mixed.codes.toarray(), two) and sorted(map(tuple, mixed.codes.toarray())) == sorted(map(tuple, two))
+    # of equal codes, the best partner is the feature itself, but on shuffled tokens only chance is left
+    same = study(_runs(2), {"r0": _firing(one), "r1": _firing(one)}, _CONFIG)
+    table = same["firing"].set_index(["partner", "metric"])["value"]
+    assert table["best_in_b", "pearson"] == pytest.approx(1) and table["best_in_shuffled", "pearson"] < 0.5
+    assert table["codes", "cka"] == pytest.approx(1) and table["codes_shuffled", "cka"] < 0.5
+    means = [same["firing_features"][f"{prefix}pearson"].mean() for prefix in ("best_", "chance_")]
+    assert means == pytest.approx([1, table["best_in_shuffled", "pearson"]])
+
+
+def test_an_untrained_code_has_the_l0_of_the_sae_and_directions_of_its_own():
+    sae = ReluSAE(D_MODEL, 40, decoder="normalised")
+    initialise(sae, TrainingConfig(), torch.Generator().manual_seed(0))
+    x = torch.randn(50, D_MODEL, generator=torch.Generator().manual_seed(1))
+    code = Untrained(sae, 3, 7)
+    values = code.encode(x)
+    assert ((values > 0).sum(dim=1) == 3).all() and torch.allclose(code.W_enc.norm(dim=0), torch.ones(40))
+    literal = x @ code.W_enc
+    assert torch.equal(values, torch.where(literal >= literal.topk(3).values[:, -1:], literal, 0.0))
+    assert not torch.equal(Untrained(sae, 3, 8).W_enc, code.W_enc) and torch.equal(Raw(D_MODEL).encode(x), x)
 
 
 def test_codes_are_those_of_the_saes_on_every_token():

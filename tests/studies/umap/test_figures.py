@@ -36,21 +36,25 @@ def test_every_point_has_its_place_and_the_colour_of_its_objective(tables):
     assert panel.get_title() == "e2e+ds and local"
     here = table[table["first"].str.contains("e2e_ds")]
     drawn = panel.collections[0]
-    shades = here["run"].str.contains("local").map({True: "#0072B2", False: "#009E73"})
+    shades = here["run"].str.contains("local").map({True: "#7f7f7f", False: "#009E73"})
     expected = {(x, y, to_rgba(shade, 0.6)) for x, y, shade in zip(here["x"], here["y"], shades, strict=True)}
     assert {(*map(float, p), tuple(c)) for p, c in zip(drawn.get_offsets(), drawn.get_facecolors(), strict=True)} == expected
 
 
-def test_regions_are_named_in_the_plane_and_listed_with_counts_and_tokens(tables):
-    figure = umap.draw(tables(), UmapFigure())
+def test_regions_beyond_chance_are_named_in_the_plane_and_listed_with_counts_and_tokens(tables):
+    folder = tables()
+    figure = umap.draw(folder, UmapFigure(significance=0.5))
     panel, below = figure.axes[0], figure.axes[2]
     letters = [text for text in panel.texts if text.get_text() in "ABC"]
     assert [text.get_position() for text in letters] == [(0, 0), (0.25, -0.25), (0.5, -0.5)]
     lines = [text.get_text() for text in below.texts]
-    assert lines[1].startswith("A* 10/4: the ⏎ $x^2$ ␣ · word") and lines[2].startswith("B 11/4: the")
+    assert lines[1].startswith("A 10/4: the ⏎ $x^2$ ␣ · word") and lines[2].startswith("B 11/4: the")
     assert lines[1].endswith("…") and len(lines[1]) == 52
-    assert [text.get_color() for text in below.texts[1:]] == ["#009E73", "#0072B2", "#009E73"]
-    assert umap.draw(tables("none", n_regions=0), UmapFigure()).axes[2].texts[0].get_text() == "no region"
+    assert [text.get_color() for text in below.texts[1:]] == ["#009E73", "#7f7f7f", "#009E73"]
+    usual = umap.draw(folder, UmapFigure())
+    assert [text.get_text() for text in usual.axes[0].texts if text.get_text() in "ABC"] == ["A"]
+    assert len(usual.axes[2].texts) == 2
+    assert umap.draw(tables("none", n_regions=0), UmapFigure()).axes[2].texts[0].get_text() == "no region beyond chance"
 
 
 def test_cosines_colour_the_points_and_fill_the_histograms(tables):

@@ -260,7 +260,7 @@ def parse_experiment(values: dict[str, Any]) -> Experiment:
     for name in experiment.draw or ():
         if name not in drawn:
             raise UserError(f"`draw` names the figure {name!r}, {_why_not_drawn(experiment, name)}.")
-    for name in experiment.figure_names():
+    for name in drawn:
         _check_size(name, getattr(experiment.figures, name), len(experiment.hook_points()))
     return experiment
 
@@ -325,8 +325,8 @@ def _check_training(spec: RunSpec, context: int) -> None:
         f"every coefficient of group `{group}` is 0, so that it would learn nothing; raise `{objective.terms[0].setting}`.": not any(
             weights.values()
         ),
-        f"`batch_tokens` of group `{group}` is {settings.batch_tokens}, but objective `{spec.objective}` reads whole rows: make it a multiple "
-        f"of `corpus.context` ({context}).": objective.needs_model and settings.batch_tokens % context,
+        f"`batch_tokens` of group `{group}` is {settings.batch_tokens}, but its runs read whole rows: make it a multiple of `corpus.context` "
+        f"({context}).": spec.whole_rows and settings.batch_tokens % context,
         f"`n_tokens` of group `{group}` is {settings.n_tokens}, less than one batch of {settings.batch_tokens} (`batch_tokens`); raise "
         "it.": settings.n_tokens < settings.batch_tokens,
         f"group `{group}` asks for k = {spec.k}, more than its {settings.d_sae} features (`d_sae`); lower it.": (spec.k or 0)

@@ -97,6 +97,14 @@ OBJECTIVES: dict[str, Objective] = {
         balances_kl=True,
         starts_from_run=True,
     ),
+    "continued": Objective(
+        "local continued",
+        "reconstruction, from a trained run: the control of `finetune`",
+        "#56B4E9",
+        "v",
+        (Term("out_to_in", 1.0),),
+        starts_from_run=True,
+    ),
 }
 
 # Functions in `losses`, by their names in the configuration; the settings that a penalty has beside its coefficient.

@@ -147,6 +147,7 @@ _USED_IF: dict[str, Callable[[dict[str, Any]], bool]] = {
     "auxk_coeff": lambda run: run["dead_features"] == "auxk",
     "resample_tokens": lambda run: run["dead_features"] == "resample",
     "resample_warmup_tokens": lambda run: run["dead_features"] == "resample",
+    "order": lambda run: not OBJECTIVES[run["objective"]].needs_model,  # the others read rows
     "tail_fraction": lambda run: run["schedule"] == "linear_tail",
     "final_lr_fraction": lambda run: run["schedule"] != "constant",
     "statistics_tokens": lambda run: (

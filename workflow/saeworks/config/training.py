@@ -136,8 +136,15 @@ class TrainingConfig(*(facts.options for facts in ARCHITECTURES.values())):
         le=10**13,
         description="Training tokens per run, rounded down to whole batches; the corpus is repeated in the same order if it is smaller.",
     )
+    order: Literal["tokens", "rows"] = Field(
+        "tokens",
+        description="What an objective that does not run the model reads: single `tokens` of the whole corpus, shuffled, or whole `rows`, which are "
+        "those of an end-to-end run of the same seed and batch, in the same order (as in the paper).",
+    )
     batch_tokens: PositiveInt = Field(
-        2048, le=2**24, description="Tokens per optimiser step; a multiple of the context for the end-to-end objectives."
+        2048,
+        le=2**24,
+        description="Tokens per optimiser step; a multiple of the context for the end-to-end objectives and `order: rows`.",
     )
     lr: PositiveFloat = Field(5e-4, le=10, description="Peak learning rate of Adam (no weight decay).")
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Adam's β₁.")
@@ -176,3 +183,8 @@ class RunSpec(Frozen):
     seed: int
     start_from: str | None = None
     training: TrainingConfig
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether it reads whole rows of the corpus instead of single tokens."""
+        return OBJECTIVES[self.objective].needs_model or self.training.order == "rows"

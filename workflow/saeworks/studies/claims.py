@@ -1,14 +1,14 @@
 """What papers claim, against what the tables of an experiment show: Braun et al. 2024 and, on fine-tuning, Karvonen 2025.
 
-Each claim has a criterion, fixed in the code whatever the experiment. The verdict is `reproduced` or `not reproduced` by that
-criterion, and `cannot be tested` where the experiment lacks the runs. It says nothing about the size of an effect: models,
-dictionaries and training budgets differ from the paper's, so the numbers stand beside each other in the table.
+Each claim has a null and, where one is published, a value; one rule makes the verdict of the interval over seeds (`claim.decide`). Models,
+dictionaries and training budgets differ from the papers', so a verdict concerns the runs of the experiment alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,23 @@ import pandas as pd
 
 from ..store.errors import UserError, did_you_mean
 from . import studies as all_studies
-from .claim import NOT_REPRODUCED, OF_PAPER, REPRODUCED, UNTESTED, Claim, of_one_architecture
+from .claim import UNTESTED, VERDICTS, Claim, of_one_architecture
 from .display import DisplayTable
 from .reading import architecture_name, hook_points, read_runs
 from .tables import read_table, write_table
 
 LABEL = "Claims of the papers"
 CAPTION = (
-    "Published values are of GPT-2 small at layer 6 where nothing else is said. The criterion decides the verdict; it is fixed in the code, "
-    "whatever the result. A verdict concerns the direction or the threshold that the paper states, for the runs of this experiment: "
-    "a small model that does not show an effect does not refute it in GPT-2, and one seed that shows it does not establish it."
+    "Published values are of GPT-2 small at layer 6 where nothing else is said. An effect is computed for each training seed apart; brackets are "
+    "the 95 % interval over three seeds or more. Reproduced: the interval excludes the null and reaches the published value. Same direction, "
+    "weaker: it excludes the null and stays short of it. No difference: it holds the null and excludes the published value. Power is the "
+    "chance that such an interval excludes the null if the published value is true; detectable, the value nearest to the null that it would "
+    "exclude with 80 % chance. A small model that does not show an effect does not refute it in GPT-2."
 )
-VERDICTS = (REPRODUCED, NOT_REPRODUCED, UNTESTED)
 _BRIEF = ["published", "source", "ours [interval]", "verdict"]  # what a page of print has room for
 COLUMNS = [
-    "hook_point", "model", "claim", "published", "source", "ours", "low", "high", "interval", "criterion", "power", "verdict", "note",
+    "hook_point", "model", "claim", "published", "source", "null", "target", "ours", "low", "high", "interval", "n_seeds", "criterion",
+    "power", "detectable", "verdict", "note",
 ]  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def with_claims() -> list[str]:
 def claims(tables: Path, of: list[str]) -> pd.DataFrame:
     """The papers' claims against this experiment, one row per claim and hook point, each tested on one architecture.
 
-    Columns: those of `COLUMNS`, the fields of `Claim` and the language model.
+    Columns: those of `COLUMNS`, which are the fields of `Claim`, its criterion and the language model.
 
     Args:
         tables: folder of tables
@@ -53,25 +55,13 @@ def claims(tables: Path, of: list[str]) -> pd.DataFrame:
     found: list[Claim] = [
         claim for hook_point in hook_points(runs) for module in modules for claim in module.claims(hook_point, tables)
     ]
-    powers = {hook_point: _power(runs[runs["hook_point"] == hook_point]) for hook_point in hook_points(runs)}
-    found = [dataclasses.replace(claim, power=claim.power or powers[claim.hook_point]) for claim in found]
-    table = pd.DataFrame([dataclasses.asdict(claim) for claim in found], columns=[f.name for f in dataclasses.fields(Claim)])
+    rows = [dataclasses.asdict(claim) | {"criterion": claim.criterion} for claim in found]
+    table = pd.DataFrame(rows, columns=[*(f.name for f in dataclasses.fields(Claim)), "criterion"])
     table["model"] = ", ".join(read_table(tables, "runs", ["model"])["model"].unique())
     if runs["architecture"].nunique() > 1:
         compared = of_one_architecture(runs).groupby("hook_point")["architecture"].first().map(architecture_name)
         table["note"] += "; " + table["hook_point"].map(compared).fillna("no") + " SAEs"
     return table[COLUMNS]
-
-
-def _power(runs: pd.DataFrame) -> str:
-    """What a test on these runs can rest on: how often each of the paper's objectives was trained."""
-    seeds = of_one_architecture(runs)[lambda table: table["objective"].isin(OF_PAPER)].groupby("objective")["seed"].nunique()
-    fewest = int(seeds.reindex(OF_PAPER, fill_value=0).min())
-    if fewest == 0:
-        return "not every objective was trained"
-    if fewest == 1:
-        return "one seed of an objective: says nothing of other seeds"
-    return f"{fewest} seeds of every objective at one sparsity at least"
 
 
 def write_claims(experiment: str, studies: list[str]) -> None:
@@ -105,10 +95,14 @@ def summary(table: pd.DataFrame) -> str:
 
 def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     """`claims` for a reader: what is claimed where, the published value, ours with its interval, the verdict, and what lies behind it."""
-    names = {"hook_point": "hook point", "ours": "ours [interval]", "interval": "interval is"}
-    shown = table.assign(ours=[_with_interval(row, digits) for _, row in table.iterrows()]).rename(columns=names)
+    names = {"hook_point": "hook point", "ours": "ours [interval]"}
+    shown = table.assign(
+        ours=[_with_interval(row, digits) for _, row in table.iterrows()],
+        power=[f"{power:.2f}" if math.isfinite(power) else "" for power in table["power"]],
+        detectable=[f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else "" for value in table["detectable"]],
+    ).rename(columns=names)
     first = ["hook point", "model", "claim", "published", "source", "ours [interval]", "verdict"]
-    return shown[[*first, "interval is", "criterion", "power", "note"]]
+    return shown[[*first, "criterion", "power", "detectable", "note"]]
 
 
 def display(table: pd.DataFrame, columns: list[str] | None = None) -> DisplayTable:
@@ -140,7 +134,7 @@ def _with_interval(row: pd.Series, digits: int) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """`claims` in Markdown: model and hook point, a table of the claims that could be tested, and a list of the others by the reason.
 
-    Columns of the table: claim, published value, source, ours, criterion and verdict; the hook point where there are several.
+    Columns of the table: claim, published value, source, ours, power and verdict; the hook point where there are several.
     """
     shown = readable(table)
     several = shown["hook point"].nunique() > 1
@@ -150,13 +144,20 @@ def markdown(table: pd.DataFrame) -> str:
         "published",
         "source",
         "ours [interval]",
-        "criterion",
+        "power",
         "verdict",
     ]
     tested = shown[shown["verdict"] != UNTESTED]
     lines = [columns, ["---"] * len(columns), *tested[columns].to_numpy().tolist()]
     text = "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines)
-    others = shown[shown["verdict"] == UNTESTED].groupby(["hook point", "note"], sort=False)["claim"]
+    others = shown[shown["verdict"] == UNTESTED]
+    others = others.assign(
+        claim=[
+            text if ours == "–" else f"{text} ({ours})"
+            for text, ours in zip(others["claim"], others["ours [interval]"], strict=True)
+        ]
+    )
+    others = others.groupby(["hook point", "note"], sort=False)["claim"]
     reasons = [f"* {f'{hook}, ' if several else ''}*{why}*: {'; '.join(claims)}." for (hook, why), claims in others]
     return "\n".join(
         [" ".join(in_common(shown).values()), "", text, *(["\nCannot be tested, and why:\n"] if reasons else []), *reasons]

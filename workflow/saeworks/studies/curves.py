@@ -1,7 +1,8 @@
-"""Curves of runs that differ in their sparsity alone, compared at equal L0, alive features or CE increase."""
+"""Curves of runs that differ in their sparsity alone, compared at equal L0, alive features or CE increase, seed by seed."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,6 @@ class CurveRatio:
     high: float = np.nan
     start: float = np.nan
     stop: float = np.nan
-    seeds: tuple[int, ...] = ()
     why: str = ""
 
 
@@ -46,7 +46,7 @@ def on_common_range(above: pd.DataFrame, below: pd.DataFrame, x: str, y: str, n_
     Each frame holds the runs of one curve; between runs the curves are linear, as in the paper. Runs with equal `x` are averaged.
     """
     none = np.empty(0)
-    curves = [frame[[x, y]].dropna().groupby(x)[y].mean() for frame in (above, below)]
+    curves = [_curve(frame, x, y) for frame in (above, below)]
     if min(len(curve) for curve in curves) < 2:
         return Grid(none, none, none, "a curve needs two runs")
     start, stop = max(curve.index[0] for curve in curves), min(curve.index[-1] for curve in curves)
@@ -83,42 +83,78 @@ def common_seeds(here: pd.DataFrame, *objectives: str) -> list[int]:
     return sorted(set.intersection(*(set(here.loc[here["objective"] == objective, "seed"]) for objective in objectives)))
 
 
-def _over_seeds(here: pd.DataFrame, above: str, below: str, x: str, y: str) -> CurveRatio:
-    """The ratio for each seed that both objectives have at a hook point, averaged; the range spans all of them."""
-    seeds = common_seeds(here, above, below)
-    found = {seed: ratio_of_curves(sweep(here, above, seed), sweep(here, below, seed), x, y) for seed in seeds}
-    valid = {seed: ratio for seed, ratio in found.items() if not ratio.why}
-    if not valid:
-        return next(iter(found.values()), CurveRatio(why=f"no runs of {LABELS[above]} and {LABELS[below]} with the same seed"))
-    ratios = list(valid.values())
-    return CurveRatio(
-        float(np.mean([r.mean for r in ratios])),
-        min(r.low for r in ratios),
-        max(r.high for r in ratios),
-        max(r.start for r in ratios),
-        min(r.stop for r in ratios),
-        tuple(valid),
+def ratios_by_seed(here: pd.DataFrame, above: str, below: str, x: str, y: str) -> tuple[dict[int, CurveRatio], str]:
+    """`(ratios, why)`: `y` of one objective over another's at equal `x`, for each seed in which both have curves; why there is none."""
+    found = {
+        seed: ratio_of_curves(sweep(here, above, seed), sweep(here, below, seed), x, y)
+        for seed in common_seeds(here, above, below)
+    }
+    why = next(
+        (ratio.why for ratio in found.values() if ratio.why), f"no runs of {LABELS[above]} and {LABELS[below]} with the same seed"
     )
+    valid = {seed: ratio for seed, ratio in found.items() if not ratio.why}
+    return valid, "" if valid else why
 
 
-def curve_ratios(tables: Path) -> pd.DataFrame:
+def at_equal_ce(runs: pd.DataFrame, value: str, *objectives: str) -> tuple[pd.DataFrame, float, str]:
+    """`(values, ce, why)`: `value` of each seed's curve of each objective at one increase of the cross-entropy.
+
+    That is the geometric middle of the range that all curves have in common. Rows are seeds in which every objective has a curve
+    of two runs, columns the objectives; between runs the curves are linear. `why` says why there are none.
+    """
+    none = pd.DataFrame(columns=list(objectives), dtype=float)
+    curves = {
+        seed: {objective: _curve(sweep(runs, objective, seed), "ce_increase", value) for objective in objectives}
+        for seed in common_seeds(runs, *objectives)
+    }
+    curves = {seed: found for seed, found in curves.items() if min(len(curve) for curve in found.values()) > 1}
+    if not curves:
+        return none, math.nan, "no seed in which every objective has two runs"
+    each = [curve.index for found in curves.values() for curve in found.values()]
+    start, stop = max(index[0] for index in each), min(index[-1] for index in each)
+    if not 0 < start < stop:
+        return none, math.nan, "the curves have no common range of CE increases"
+    ce = math.sqrt(start * stop)
+    values = {
+        seed: {objective: float(np.interp(ce, curve.index, curve.to_numpy())) for objective, curve in found.items()}
+        for seed, found in curves.items()
+    }
+    return pd.DataFrame.from_dict(values, orient="index", columns=list(objectives)), ce, ""
+
+
+def _curve(runs: pd.DataFrame, x: str, y: str) -> pd.Series:
+    return runs[[x, y]].dropna().groupby(x)[y].mean()
+
+
+def curve_ratios(tables: Path, text: str | None = None) -> pd.DataFrame:
     """Ratios at equal L0, equal alive features and equal CE increase, per hook point and end-to-end objective.
 
     Columns: hook_point, objective, quantity ("ce_at_equal_l0" and "ce_at_equal_alive": objective over local; "l0_at_equal_ce":
-    local over objective), ratio, low, high, start, stop (range of what is held equal), seeds, why.
+    local over objective), ratio (geometric mean over seeds), low, high (smallest and largest along the curves of all seeds), start, stop
+    (range of what is held equal), seeds, by_seed (the ratio of each), why. L0 and CE increase are those on `text`.
     """
-    runs = read_metrics(tables, ["l0", "alive_features", "ce_increase"])
-    compared = of_one_architecture(runs)
+    runs = read_metrics(tables, ["l0", "ce_increase"], text)
+    alive = read_metrics(tables, ["alive_features"])
+    compared = of_one_architecture(runs.merge(alive[["run", "alive_features"]], on="run"))
     rows = []
     for hook_point in hook_points(runs):
+        here = compared[compared["hook_point"] == hook_point]
         for objective in ("e2e", "e2e_ds"):
             for quantity, above, below, x, y in (
                 ("ce_at_equal_l0", objective, "local", "l0", "ce_increase"),
                 ("ce_at_equal_alive", objective, "local", "alive_features", "ce_increase"),
                 ("l0_at_equal_ce", "local", objective, "ce_increase", "l0"),
             ):
-                ratio = _over_seeds(compared[compared["hook_point"] == hook_point], above, below, x, y)
-                numbers = (ratio.mean, ratio.low, ratio.high, ratio.start, ratio.stop)
-                rows.append((hook_point, objective, quantity, *numbers, ", ".join(map(str, ratio.seeds)), ratio.why))
-    columns = ["hook_point", "objective", "quantity", "ratio", "low", "high", "start", "stop", "seeds", "why"]
+                found, why = ratios_by_seed(here, above, below, x, y)
+                ratios = list(found.values()) or [CurveRatio()]
+                by_seed = [ratio.mean for ratio in found.values()]
+                ends = (
+                    min(r.low for r in ratios),
+                    max(r.high for r in ratios),
+                    max(r.start for r in ratios),
+                    min(r.stop for r in ratios),
+                )
+                mean = float(np.exp(np.mean(np.log(by_seed)))) if by_seed else np.nan
+                rows.append((hook_point, objective, quantity, mean, *ends, ", ".join(map(str, found)), by_seed, why))
+    columns = ["hook_point", "objective", "quantity", "ratio", "low", "high", "start", "stop", "seeds", "by_seed", "why"]
     return pd.DataFrame(rows, columns=columns)

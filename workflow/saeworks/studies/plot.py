@@ -25,6 +25,7 @@ from ..config.figures import FigureStyle
 from ..config.objectives import OBJECTIVES
 from ..store.files import atomic_path
 from .reading import hook_points, kind_name, kinds
+from .resampling import ENOUGH_SEEDS, seed_interval
 
 _FURTHER_MARKERS = ("v", "P", "X", "*", "<", ">")  # of the second kind of an objective on
 _DASHES = ("-", (0, (4, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
@@ -204,10 +205,27 @@ def lines(
 
 
 def frontier(panel: Axes, runs: pd.DataFrame, x: str, y: str, looks: Mapping[Any, Mapping[str, Any]], by: str = "kind") -> None:
-    """Runs of the lowest seed of each curve, joined in the order of L0; those of further seeds are open markers."""
+    """Runs of the lowest seed of each curve, joined in the order of L0.
+
+    Settings of three seeds or more have a cross, their mean and its 95 % interval; of fewer, further seeds are open markers.
+    """
     first = runs["seed"] == runs.groupby(by)["seed"].transform("min")
+    several = of_enough_seeds(runs)
     lines(panel, runs[first].sort_values("l0"), x, y, looks, by)
-    lines(panel, runs[~first], x, y, looks, by, **OPEN)
+    lines(panel, runs[~first & ~several], x, y, looks, by, **OPEN)
+    for (name, _), alike in runs[several].groupby([by, "settings"], sort=False):
+        interval(panel, alike, x, y, looks[name]["color"], 0.95)
+
+
+def of_enough_seeds(runs: pd.DataFrame) -> pd.Series:
+    """Which runs are of settings that have enough seeds for an interval."""
+    return runs.groupby(["hook_point", "settings"])["seed"].transform("nunique") >= ENOUGH_SEEDS
+
+
+def interval(panel: Axes, runs: pd.DataFrame, x: str, y: str, shade: Any, confidence: float) -> None:
+    """The mean over seeds of runs that differ in nothing else, and Student's interval either way."""
+    (x_mean, x_half), (y_mean, y_half) = (seed_interval(runs[column], confidence) for column in (x, y))
+    panel.errorbar([x_mean], [y_mean], yerr=[y_half], xerr=[x_half], color=shade, elinewidth=1.2)
 
 
 def points(panel: Axes, x: pd.Series, y: pd.Series, size: float, **options: Any) -> None:

@@ -39,9 +39,26 @@ def read_runs(tables: Path) -> pd.DataFrame:
     return runs.assign(**order).sort_values(keys, ignore_index=True).drop(columns=list(order))
 
 
-def read_metrics(tables: Path, metrics: Sequence[str]) -> pd.DataFrame:
-    """The runs with one column per metric that has no layer, over all positions; a metric never measured is NaN."""
-    fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
+def texts(tables: Path) -> list[str]:
+    """Names of the texts that runs were evaluated on, beside the held-out rows of the corpus."""
+    return list(read_table(tables, "texts", ["text"])["text"].unique()) if (tables / "texts.parquet").exists() else []
+
+
+def read_fidelity(tables: Path, text: str | None = None) -> pd.DataFrame:
+    """Table `fidelity`, or its counterpart on a text."""
+    columns = ["run", "metric", "layer", "positions", "value"]
+    if text is None:
+        return read_table(tables, "fidelity", columns)
+    found = read_table(tables, "texts", ["text", *columns])
+    return found[found["text"] == text]
+
+
+def read_metrics(tables: Path, metrics: Sequence[str], text: str | None = None) -> pd.DataFrame:
+    """The runs with one column per metric that has no layer, over all positions, on the corpus's held-out rows or on a text.
+
+    A metric that was never measured is NaN.
+    """
+    fidelity = read_fidelity(tables, text)
     chosen = fidelity[fidelity["metric"].isin(metrics) & (fidelity["positions"] == "all") & (fidelity["layer"] == -1)]
     wide = chosen.pivot(index="run", columns="metric", values="value").reindex(columns=list(metrics))
     return read_runs(tables).merge(wide, left_on="run", right_index=True, how="left")

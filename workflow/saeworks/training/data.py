@@ -68,14 +68,14 @@ class Data:
         return downstream_hook_points(spec, self.site, self.record["arch"])
 
     def offset(self, spec: RunSpec) -> int:
-        """Runs of different seeds start at different places of the stored shuffle; so does a run that continues another."""
-        purpose = ("data", spec.seed, *([spec.objective] if OBJECTIVES[spec.objective].starts_from_run else []))
+        """Runs of different seeds start at different places of the stored shuffle; those that continue another, at one further place."""
+        purpose = ("data", spec.seed, *(["finetune"] if OBJECTIVES[spec.objective].starts_from_run else []))
         return derive_seed(*purpose) % (self.source.n_rows * self.source.context)
 
     def batch(self, spec: RunSpec, step: int) -> tuple[Tensor, CleanPass | None]:
         """Values at the hook point (tokens, d_in), and for objectives that need the model the clean pass on them."""
         end_to_end = OBJECTIVES[spec.objective].needs_model
-        place = (end_to_end, self.offset(spec), spec.training.batch_tokens)
+        place = (spec.whole_rows, end_to_end, self.offset(spec), spec.training.batch_tokens)
         key = (*place, spec.training.tf32)  # which the clean pass depends on
         if key not in self._held:
             values = self._read(*place, step)
@@ -86,21 +86,22 @@ class Data:
             self._held[key] = x.flatten(0, -2), clean
         return self._held[key]
 
-    def _read(self, whole_rows: bool, offset: int, size: int, step: int) -> dict[str, Tensor]:
+    def _read(self, *place_and_step: int) -> dict[str, Tensor]:
         if self._reader is None:
-            return self._values(whole_rows, offset, size, step)
-        waiting = self._ahead.pop((whole_rows, offset, size, step), None)
-        values = waiting.result() if waiting else self._values(whole_rows, offset, size, step)
-        self._ahead[whole_rows, offset, size, step + 1] = self._reader.submit(self._values, whole_rows, offset, size, step + 1)
+            return self._values(*place_and_step)
+        *place, step = place_and_step
+        waiting = self._ahead.pop(place_and_step, None)
+        values = waiting.result() if waiting else self._values(*place_and_step)
+        self._ahead[*place, step + 1] = self._reader.submit(self._values, *place, step + 1)
         return {name: value.pin_memory().to(self._device, non_blocking=True) for name, value in values.items()}
 
-    def _values(self, whole_rows: bool, offset: int, size: int, step: int) -> dict[str, Tensor]:
-        """Values at the hook point, tokens or whole rows, and with these what the model continues from."""
+    def _values(self, whole_rows: bool, end_to_end: bool, offset: int, size: int, step: int) -> dict[str, Tensor]:
+        """Values at the hook point, tokens or whole rows, and what the model continues from where it runs."""
         if not whole_rows:
             return {self.site.name: self._reader_at(offset, size).tokens(offset + step * size, size)}
         rows = size // self.source.context
         start = offset // self.source.context + step * rows
-        return self.source.sequences_at(start, rows, dict.fromkeys([self.site.name, self.site.stream]))
+        return self.source.sequences_at(start, rows, dict.fromkeys([self.site.name, *([self.site.stream] if end_to_end else [])]))
 
     def _reader_at(self, offset: int, size: int) -> ActivationCache | ActivationStream:
         """A stream holds one block of activations; runs at different places of the corpus would drive out each other's."""

@@ -69,10 +69,10 @@ def prepare(job: Job, data: Data, device: str) -> Run:
     spec, settings, source = job.spec, job.spec.training, data.source
     objective = OBJECTIVES[spec.objective]
     n_steps = settings.n_tokens // settings.batch_tokens
-    if n_steps == 0 or (objective.needs_model and settings.batch_tokens % source.context):
+    if n_steps == 0 or (spec.whole_rows and settings.batch_tokens % source.context):
         raise UserError(
             f"run {spec.name} cannot train on {settings.n_tokens} tokens in batches of {settings.batch_tokens}: there must be one batch at "
-            f"least, and end-to-end batches hold whole rows of {source.context} tokens."
+            f"least, and batches of whole rows (end to end, or `order: rows`) a multiple of {source.context} tokens."
         )
     if settings.precision == "bf16" and device == "cpu":
         raise UserError(f"run {spec.name} asks for `precision: bf16`, which is for CUDA devices; set it to float32 here.")

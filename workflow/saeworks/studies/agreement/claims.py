@@ -13,7 +13,6 @@ from ..tables import read_table
 
 _CLEAR = 0.75  # share of items with the right verb preferred, halfway from chance to all
 _SIGNAL = 0.5  # share of that preference that the value at the hook point must carry
-_FAITHFUL = (0.75, 1.25)
 
 
 def claims(hook_point: str, tables: Path) -> list[Claim]:
@@ -21,14 +20,9 @@ def claims(hook_point: str, tables: Path) -> list[Claim]:
     columns = ["hook_point", "run", "template", "faithfulness", "m_model", "m_ablated", "accuracy_model"]
     agreement = read_table(tables, "agreement", columns)
     theirs = [percent / 100 for values in AGREEMENT_FAITHFULNESS["similar_ce"][6].values() for percent in values]
-    claim = Claim(
-        hook_point,
-        "faithfulness on subject-verb agreement, runs chosen for similar CE increase",
-        f"{np.mean(theirs):.2f} [{min(theirs):.2f}, {max(theirs):.2f}]",
-        f"{BRAUN}, Table 7, layer 6",
-        f"every run {_FAITHFUL[0]} to {_FAITHFUL[1]} on templates where the model is clear: right verb preferred on {100 * _CLEAR:g} % of items,"
-        f" {100 * _SIGNAL:g} % of the preference through this hook point",
-    )
+    text = "faithfulness on subject-verb agreement, runs chosen for similar CE increase, on templates where the model is clear"
+    published = f"{np.mean(theirs):.2f} [{min(theirs):.2f}, {max(theirs):.2f}]"
+    claim = Claim(hook_point, text, published, f"{BRAUN}, Table 7, layer 6", 0.0, float(np.mean(theirs)))
     runs = similar_runs(tables, hook_point)
     if runs.empty:
         return [claim.untested(NOT_SIMILAR)]
@@ -45,8 +39,8 @@ def claims(hook_point: str, tables: Path) -> list[Claim]:
     note = f"{clear['run'].nunique()} runs on {', '.join(templates)}" + (
         f"; not clear: {', '.join(left_out)}" if left_out else ""
     )
-    passed = values.between(*_FAITHFUL).all()
-    return [claim.tested(passed, values.mean(), note, "smallest and largest over runs and templates", values.min(), values.max())]
+    note += f"; smallest {values.min():.2f}, largest {values.max():.2f}"
+    return [claim.untested(f"one run of each objective was measured, so there is no interval over seeds; {note}", values.mean())]
 
 
 def _why_unclear(here: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, frontier, legend, look, name_row, only_message, panels, plain_log_ticks
+from ..plot import GREY, NARROW, frontier, legend, look, name_row, of_enough_seeds, only_message, panels, plain_log_ticks
 from ..reading import hook_points, kind_name, kinds, read_metrics
 from .settings import ParetoFigure
 
@@ -20,7 +20,7 @@ def draw(tables: Path, config: ParetoFigure) -> Figure:
     """One row of two panels per hook point: L0 (left) and alive features (right) against CE increase.
 
     A line joins the runs of one family, those that differ in sparsity and seed alone, of their lowest seed and in the order of
-    L0; runs of further seeds are open markers.
+    L0; runs of further seeds are open markers, or a cross where there are three seeds or more.
     """
     runs = read_metrics(tables, ["ce_increase", "l0", "alive_features"]).dropna(subset=["ce_increase", "l0", "alive_features"])
     if runs.empty:
@@ -42,7 +42,12 @@ def draw(tables: Path, config: ParetoFigure) -> Figure:
         row[0].set_ylabel("CE loss increase (nats)")
         name_row(row, hook_point)
     entries = [Line2D([], [], **looks[curve], label=names[curve]) for curve in looks]
-    if (runs["seed"] > runs.groupby(["hook_point", "family"])["seed"].transform("min")).any():
+    several, further = of_enough_seeds(runs), runs["seed"] > runs.groupby(["hook_point", "family"])["seed"].transform("min")
+    if several.any():
+        entries.append(
+            Line2D([], [], color=GREY, marker="+", linestyle="none", markersize=9, label="mean and 95 % interval over seeds")
+        )
+    if (further & ~several).any():
         entries.append(Line2D([], [], color=GREY, marker="o", linestyle="none", markerfacecolor="white", label="further seeds"))
     legend(figure, entries)
     return figure

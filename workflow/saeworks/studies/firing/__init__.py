@@ -29,7 +29,9 @@ STUDY = Study(
                 "run_b": Column("run of the higher seed; of a mean over pairs the highest"),
                 "partner": Column(
                     "`decoder`: one to one by decoder directions; `null`: a feature of like firing rate in the partner's place; `best_in_b`, "
-                    "`best_in_a`: the feature that correlates most; `codes`, `reconstructions`: none, the whole"
+                    "`best_in_a`: the feature that correlates most; `best_in_shuffled`, `best_in_untrained`, `best_in_activations`: that in the "
+                    "second run on shuffled tokens, in an untrained code of equal L0, among the dimensions of the activations; `codes`, "
+                    "`reconstructions`: none, the whole; `codes_shuffled`, `codes_untrained`, `codes_activations`: against these"
                 ),
                 "metric": Column("what is compared; `cka`: linear centred kernel alignment"),
                 "value": Column("mean over features"),
@@ -58,6 +60,10 @@ STUDY = Study(
                 **{f"null_{metric}": Column(f"{meaning}, for the null") for metric, meaning in _METRICS.items()},
                 "best_feature": Column("index of the feature of run_b that correlates most with the first"),
                 **{f"best_{metric}": Column(f"{meaning}, for that feature") for metric, meaning in _METRICS.items()},
+                **{
+                    f"chance_{metric}": Column(f"{meaning}, for such a feature on shuffled tokens")
+                    for metric, meaning in _METRICS.items()
+                },
                 "best_decoder_cosine": Column("cosine of the decoder directions of the first and that feature"),
             },
             long=True,

@@ -24,6 +24,7 @@ _LABELS = {
 _LINES = {  # partner in table `firing`: its column's prefix, line style and label
     "decoder": ("", "-", "decoder partner"),
     "best_in_b": ("best_", "--", "activation partner"),
+    "best_in_shuffled": ("chance_", "-.", "the same, shuffled tokens"),
     "null": ("null_", ":", "equal firing rate"),
 }
 
@@ -53,12 +54,15 @@ def draw(tables: Path, config: FiringAgreementFigure) -> Figure:
             lines += _numbers(of_runs, config.metric, between)
         panel.set_title("\n".join(lines), fontsize=7)
     entries = [
-        Line2D([], [], color=GREY if name == "null" else "black", linestyle=style, label=label)
-        for name, (_, style, label) in _LINES.items()
+        Line2D([], [], color=_line_colour(name), linestyle=style, label=label) for name, (_, style, label) in _LINES.items()
     ]
     entries.append(Line2D([], [], color=GREY, linestyle=(0, (1, 3)), linewidth=0.8, label="random directions"))
     legend(figure, entries, at_most=2)
     return figure
+
+
+def _line_colour(partner: str) -> str:
+    return GREY if partner in ("null", "best_in_shuffled") else "black"
 
 
 def _numbers(means: pd.DataFrame, metric: str, between: str) -> list[str]:
@@ -82,7 +86,7 @@ def _panel(panel: Axes, features: pd.DataFrame, matching: pd.DataFrame, shade: s
     for name, (prefix, style, _) in _LINES.items():
         binned = features.groupby(bins)[f"{prefix}{config.metric}"].mean().reindex(range(config.bins))
         known = binned.notna().to_numpy()  # the line passes over empty bins
-        panel.plot(centres[known], binned[known], color=GREY if name == "null" else "black", linestyle=style, linewidth=1)
+        panel.plot(centres[known], binned[known], color=_line_colour(name), linestyle=style, linewidth=1)
     matched = matching[(matching["metric"] == "matched_cosine") & (matching["directions"] == "decoder")]
     baseline = matched.loc[matched["comparison"] == "cross_seed", "random_baseline"].mean()
     if np.isfinite(baseline):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,7 @@ from ..resampling import ENOUGH_SEEDS, mean_interval, named, pair_interval, seed
 from .settings import FiringConfig
 
 METRICS = ("pearson", "jaccard", "p_b_given_a", "p_a_given_b")
+RAW = "activations"  # name of what fires without an SAE
 _BLOCK = 1024  # features of one run whose products with all of the other are held at once
 _NEIGHBOURS = 10  # by firing rate, among which the partner of the null is drawn
 
@@ -40,8 +41,47 @@ def measure(place: Place, config: FiringConfig) -> dict[str, pd.DataFrame]:
     """The tables of one hook point; the runs are those that exist in several seeds."""
     compared = [run for group in seed_groups(place.runs) for run in group["run"]]
     rows = place.held_out(config.n_tokens, "studies.firing.n_tokens")
-    firing = fire({run: place.sae(run) for run in compared}, place.model, place.site, rows, config.batch_rows)
-    return study(place.runs, firing, config)
+    saes = {run: place.sae(run) for run in compared}
+    firing = fire(saes, place.model, place.site, rows, config.batch_rows)
+    without = {RAW: Raw(place.site.d_in, place.device)}
+    for run in (group["run"].iloc[0] for group in seed_groups(place.runs)):
+        active = round(firing[run].codes.nnz / rows.size)
+        without[run] = Untrained(saes[run], active, derive_seed("untrained", config.seed, run))
+    return study(place.runs, firing, config, fire(without, place.model, place.site, rows, config.batch_rows))
+
+
+class Raw:
+    """In the place of an SAE: the activations themselves, a feature for each dimension."""
+
+    def __init__(self, d_in: int, device: str = "cpu") -> None:
+        self.W_enc = torch.eye(d_in, device=device)
+
+    def dictionary(self) -> Float[Tensor, "d_in d_in"]:
+        """A direction for each dimension."""
+        return self.W_enc
+
+    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
+        """The activations."""
+        return x
+
+
+class Untrained:
+    """A code that knows nothing of the activations: as many random directions as an SAE has features, as many of them active on each token."""
+
+    def __init__(self, sae: SAE, active: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.active = min(active, sae.d_sae)
+        self.W_enc = torch.randn(sae.d_in, sae.d_sae, generator=generator).to(sae.W_enc.device)
+        self.W_enc /= self.W_enc.norm(dim=0)
+
+    def dictionary(self) -> Float[Tensor, "d_sae d_in"]:
+        """The directions."""
+        return self.W_enc.T
+
+    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+        """The largest components along them, as far as they are positive."""
+        values, at = (x @ self.W_enc).topk(self.active, dim=-1)
+        return torch.zeros(len(x), self.W_enc.shape[1], device=x.device, dtype=x.dtype).scatter_(-1, at, values.relu())
 
 
 @dataclass(frozen=True)
@@ -78,7 +118,11 @@ class Firing:
 
 @torch.no_grad()
 def fire(
-    saes: dict[str, SAE], model: Decoder | BridgeModel, site: Site, rows: Int[np.ndarray, "rows pos"], batch_rows: int
+    saes: Mapping[str, SAE | Raw | Untrained],
+    model: Decoder | BridgeModel,
+    site: Site,
+    rows: Int[np.ndarray, "rows pos"],
+    batch_rows: int,
 ) -> dict[str, Firing]:
     """The firing of the SAEs at `site` on all tokens of `rows`, from one pass of the model."""
     parts: dict[str, list[csr_array]] = {run: [] for run in saes}
@@ -168,7 +212,20 @@ def null_partners(rate: Float[np.ndarray, " m"], partner: Int[np.ndarray, " k"],
     return order[drawn + (drawn >= rank[partner])]
 
 
-def study(runs: pd.DataFrame, firing: dict[str, Firing], config: FiringConfig) -> dict[str, pd.DataFrame]:
+def shuffled(firing: Firing, seed: int) -> Firing:
+    """The same codes on other tokens, one permutation for all features."""
+    order = np.random.default_rng(seed).permutation(firing.codes.shape[0])
+    return Firing(csc_array(firing.codes.tocsr()[order]), firing.features, firing.decoder, firing.encoder)
+
+
+def alignment(cross: float, one: float, two: float) -> float:
+    """Linear centred kernel alignment from squared norms of covariances; NaN where a side does not vary."""
+    return cross / math.sqrt(one * two) if one * two > 0 else math.nan
+
+
+def study(
+    runs: pd.DataFrame, firing: dict[str, Firing], config: FiringConfig, without: Mapping[str, Firing] | None = None
+) -> dict[str, pd.DataFrame]:
     """Tables of all pairs of runs that differ in their seed alone, the lower seed first.
 
     `firing`: means over features of `METRICS` (`resampled`: `features`), by partner. `decoder`: partner in the one-to-one matching by
@@ -178,6 +235,10 @@ def study(runs: pd.DataFrame, firing: dict[str, Firing], config: FiringConfig) -
     al. 2019) of the `codes` and of the `reconstructions`, one number per pair. Three seeds or more add the mean over their
     pairs (`seed pairs`; run_a and run_b of the lowest and the highest seed, n_features a mean).
 
+    Controls of these: `best_in_shuffled` and `codes_shuffled`, the second run on shuffled tokens; and, of `without` an SAE, the
+    untrained code (by the name of the lowest seed) and the activations: `best_in_untrained`, `codes_untrained`, `best_in_activations`
+    (pearson alone, since every dimension is active everywhere) and `codes_activations`, of the first run.
+
     `firing_features`: of the two lowest seeds, single features in the one-to-one matching, the null and `best_in_b`.
     """
     records: list[dict[str, Any]] = []
@@ -185,6 +246,8 @@ def study(runs: pd.DataFrame, firing: dict[str, Firing], config: FiringConfig) -
     for group in seed_groups(runs):
         names = group["run"].tolist()
         alone = {run: joint(firing[run], firing[run]) for run in names}
+        controls = {"untrained": (without or {}).get(names[0]), "activations": (without or {}).get(RAW)}
+        controls = {name: (control, joint(control, control)) for name, control in controls.items() if control is not None}
         own: list[dict[str, Any]] = []
         for run_a, run_b in itertools.combinations(names, 2):
             a, b = firing[run_a], firing[run_b]
@@ -192,14 +255,26 @@ def study(runs: pd.DataFrame, firing: dict[str, Firing], config: FiringConfig) -
             sizes = {"n_pairs": 1, "n_tokens": a.codes.shape[0]}
             together, matching = joint(a, b), one_to_one(a.decoder, b.decoder)
             found = _found(a, b, together, matching, derive_seed("firing null", config.seed, run_a, run_b))
+            others = {
+                "shuffled": (shuffled(b, derive_seed("firing shuffle", config.seed, run_a, run_b)), alone[run_b]),
+                **controls,
+            }
+            crossed = {name: joint(a, other) for name, (other, _) in others.items()}
+            found |= {f"best_in_{name}": _best(a, other, crossed[name]) for name, (other, _) in others.items()}
             for (partner, metrics), metric in itertools.product(found.items(), METRICS):
+                if partner == "best_in_activations" and metric != "pearson":
+                    continue
                 known = metrics[metric][~np.isnan(metrics[metric])]
                 interval = mean_interval((known,), config, f"firing/{run_a}/{run_b}/{partner}/{metric}")
                 of = {"partner": partner, "metric": metric, **named(interval), "n_features": len(known)}
                 own.append({**pair, **of, **sizes, "n_resamples": config.n_resamples, "resampled": "features"})
+            aligned = {}
             for kind in ("codes", "reconstructions"):
                 cross, one, two = (getattr(part, kind) for part in (together, alone[run_a], alone[run_b]))
-                cka = cross / math.sqrt(one * two) if one * two > 0 else math.nan
+                aligned[kind] = alignment(cross, one, two)
+            for name, (_, itself) in others.items():
+                aligned[f"codes_{name}"] = alignment(crossed[name].codes, alone[run_a].codes, itself.codes)
+            for kind, cka in aligned.items():
                 of = {"partner": kind, "metric": "cka", **named((cka, math.nan, math.nan)), "n_features": len(a.features)}
                 own.append({**pair, **of, **sizes, "n_resamples": 0, "resampled": "none"})
             if [run_a, run_b] == names[:2]:
@@ -225,9 +300,16 @@ def _found(a: Firing, b: Firing, together: Joint, matching: Matching, seed: int)
     return {
         "decoder": paired(a, b, of_a, of_b),
         "null": paired(a, b, of_a, null_partners(b.rate, of_b, seed)) if len(b.features) > 1 else nothing,
-        "best_in_b": paired(a, b, np.arange(len(a.features)), together.best_of_a) if some else nothing,
+        "best_in_b": _best(a, b, together),
         "best_in_a": paired(a, b, together.best_of_b, np.arange(len(b.features))) if some else nothing,
     }
+
+
+def _best(a: Firing, b: Firing, together: Joint) -> dict[str, np.ndarray]:
+    """`METRICS` of each feature of `a` with that of `b` whose activations correlate most."""
+    if not len(a.features) or not len(b.features):
+        return dict.fromkeys(METRICS, np.full(0, math.nan))
+    return paired(a, b, np.arange(len(a.features)), together.best_of_a)
 
 
 def _single_features(a: Firing, b: Firing, together: Joint, matching: Matching, found: dict) -> dict[str, np.ndarray]:
@@ -244,6 +326,7 @@ def _single_features(a: Firing, b: Firing, together: Joint, matching: Matching, 
         **{f"null_{metric}": values for metric, values in found["null"].items()},
         "best_feature": b.features[best],
         **{f"best_{metric}": values[of_a] for metric, values in found["best_in_b"].items() if len(of_a)},
+        **{f"chance_{metric}": values[of_a] for metric, values in found["best_in_shuffled"].items() if len(of_a)},
         "best_decoder_cosine": _cosine(a.decoder[of_a], b.decoder[best]),
     }
 

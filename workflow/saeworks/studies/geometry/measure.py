@@ -24,7 +24,7 @@ from .settings import GeometryConfig
 
 def measure(place: Place, config: GeometryConfig) -> dict[str, pd.DataFrame]:
     """The tables of all runs of one hook point."""
-    runs, features, selected = place.runs, place.table("features"), set(place.selected("similar_ce"))
+    runs, features, selected = place.runs, place.table("features"), set(place.selected("similar_ce", "replicated_ce"))
     dictionaries = {}
     for run in runs["run"]:
         sae = place.sae(run)

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy import stats
 
-from ..plot import GREY, NARROW, OPEN, handles, legend, lines, named_kinds, only_message, panels
+from ..plot import GREY, NARROW, OPEN, handles, interval, legend, lines, named_kinds, only_message, panels
 from ..reading import hook_points, read_metrics
+from ..resampling import ENOUGH_SEEDS
 from ..seeds import NO_SEEDS
 from .settings import SeedPairsFigure
-
-_ENOUGH = 3  # seeds for an interval
-
-
-def seed_interval(values: pd.Series, confidence: float) -> tuple[float, float]:
-    """`(mean, half width)` of Student's t interval for the mean over seeds."""
-    n = len(values)
-    return float(values.mean()), float(stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
 
 
 def draw(tables: Path, config: SeedPairsFigure) -> Figure:
@@ -37,7 +26,7 @@ def draw(tables: Path, config: SeedPairsFigure) -> Figure:
     runs, looks = named_kinds(config, runs)
     hooks = hook_points(runs)
     n_seeds = runs.groupby(["hook_point", "settings"])["seed"].transform("nunique")
-    pairs, more = runs[n_seeds < _ENOUGH], runs[n_seeds >= _ENOUGH]
+    pairs, more = runs[n_seeds < ENOUGH_SEEDS], runs[n_seeds >= ENOUGH_SEEDS]
     n_columns = 1 if config.width < NARROW else min(len(hooks), 3)
     figure, axes = panels(config, -(-len(hooks) // n_columns), n_columns)
     for panel, hook_point in zip(axes.flat, hooks, strict=False):
@@ -47,7 +36,7 @@ def draw(tables: Path, config: SeedPairsFigure) -> Figure:
         lines(panel, two, "l0", "ce_increase", looks, units="settings", markerfacecolor="white")
         lines(panel, several, "l0", "ce_increase", looks, **OPEN)
         for _, alike in several.groupby("settings", sort=False):
-            _draw_interval(panel, alike, looks[alike["kind"].iloc[0]]["color"], config.confidence)
+            interval(panel, alike, "l0", "ce_increase", looks[alike["kind"].iloc[0]]["color"], config.confidence)
         panel.margins(0.15)
         panel.invert_yaxis()
     for panel in axes.flat[len(hooks) :]:
@@ -56,12 +45,7 @@ def draw(tables: Path, config: SeedPairsFigure) -> Figure:
         row[0].set_ylabel("CE loss increase (nats)")
     entries = handles(looks, linestyle="none", markerfacecolor="white")
     if len(more):
-        interval = f"mean and {100 * config.confidence:g} % interval"
-        entries.append(Line2D([], [], color=GREY, marker="+", linestyle="none", markersize=9, label=interval))
+        label = f"mean and {100 * config.confidence:g} % interval"
+        entries.append(Line2D([], [], color=GREY, marker="+", linestyle="none", markersize=9, label=label))
     legend(figure, entries)
     return figure
-
-
-def _draw_interval(panel: Axes, runs: pd.DataFrame, shade: str, confidence: float) -> None:
-    (x, x_half), (y, y_half) = (seed_interval(runs[column], confidence) for column in ("l0", "ce_increase"))
-    panel.errorbar([x], [y], yerr=[y_half], xerr=[x_half], color=shade, elinewidth=1.2)

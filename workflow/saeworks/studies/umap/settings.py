@@ -46,7 +46,7 @@ class UmapFigure(FigureStyle):
         4.2, ge=0.5, le=50, description="Height in inches of one hook point: its points and the list of regions below."
     )
     point_size: PositiveFloat = Field(3.0, le=1000, description="Area of a point in square points.")
-    significance: float = Field(0.05, gt=0, le=1, description="Largest p-value of a region that is marked with `*`.")
+    significance: float = Field(0.05, gt=0, le=1, description="Largest p-value of a region that is shown.")
 
 
 class UmapPcaFigure(FigureStyle):

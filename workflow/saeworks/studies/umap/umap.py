@@ -18,6 +18,7 @@ from ..reading import hook_points, kind_name, kinds, read_runs
 from ..tables import read_table
 from .settings import UmapFigure
 
+_SECOND = "#7f7f7f"  # of the dictionary that the others are compared with: colours of two objectives blend where points are dense
 _POINTS = ["hook_point", "first", "second", "run", "x", "y", "region"]
 _REGIONS = ["first", "second", "region", "dominated_by", "n_first", "n_second", "p_value", "x", "y", "top_tokens"]
 
@@ -71,6 +72,7 @@ def draw(tables: Path, config: UmapFigure) -> Figure:
     if embedded.empty:
         return only_message(config, "No pair of selected dictionaries to embed.")
     runs, pairs = pairs_by_hook_point(tables, embedded)
+    regions = regions[regions["p_value"] <= config.significance]
     n_lines = 1 + max(1, regions.groupby(["first", "second"]).size().max() if len(regions) else 0)
     figure, placed = two_rows_per_hook_point(config, pairs, (1.0, 0.06 * n_lines))
     for hook_point, found in pairs.items():
@@ -78,29 +80,32 @@ def draw(tables: Path, config: UmapFigure) -> Figure:
             here = embedded[(embedded["first"] == first) & (embedded["second"] == second)]
             # in mixed order, so that neither dictionary covers the other
             here = here.iloc[np.random.default_rng(0).permutation(len(here))]
-            shades = {run: colour(config, runs.loc[run, "objective"]) for run in (first, second)}
+            shades = {first: colour(config, runs.loc[first, "objective"]), second: _SECOND}
             points(panel, here["x"], here["y"], config.point_size, hue=here["run"].to_numpy(), palette=shades, alpha=0.6)
             panel.set_title(pair_title(runs, first, second, config.width < NARROW))
             listed = regions[(regions["first"] == first) & (regions["second"] == second)]
-            _list_regions(panel, below, listed, n_lines, runs, config)
-    present = kinds(runs)
-    entries = [
-        Line2D([], [], color=colour(config, o), marker="o", linestyle="none", label=kind_name(o, a, runs)) for o, a in present
-    ]
+            _list_regions(panel, below, listed, n_lines, shades, config)
+    seconds = {second for found in pairs.values() for _, second in found}
+    entries = []
+    for objective, architecture in kinds(runs):
+        here = runs[(runs["objective"] == objective) & (runs["architecture"] == architecture)]
+        shade = _SECOND if here["run"].isin(seconds).all() else colour(config, objective)
+        entries.append(Line2D([], [], color=shade, marker="o", linestyle="none", label=kind_name(objective, architecture, runs)))
     legend(figure, entries)
     return figure
 
 
-def _list_regions(panel: Axes, below: Axes, regions: pd.DataFrame, n_lines: int, runs: pd.DataFrame, config: UmapFigure) -> None:
+def _list_regions(
+    panel: Axes, below: Axes, regions: pd.DataFrame, n_lines: int, shades: dict[str, str], config: UmapFigure
+) -> None:
     """Letters in the plane; under it one line per region: letter, features of both, top tokens."""
     below.set_axis_off()
-    lines = [("regions: features of each, top tokens", "black")] if len(regions) else [("no region", "black")]
+    lines = [("regions: features of each, top tokens", "black")] if len(regions) else [("no region beyond chance", "black")]
     for region in regions.itertuples():
-        shade = colour(config, runs.loc[region.dominated_by, "objective"])
+        shade = shades[region.dominated_by]
         panel.text(region.x, region.y, region.region, fontsize=8, weight="bold", ha="center", va="center")
-        mark = "*" if region.p_value <= config.significance else ""
         tokens = " ".join(_visible(token) for token in json.loads(region.top_tokens))
-        text = f"{region.region}{mark} {region.n_first}/{region.n_second}: {tokens}"
+        text = f"{region.region} {region.n_first}/{region.n_second}: {tokens}"
         letters = int(9.5 * config.width)
         lines.append((text if len(text) <= letters else f"{text[: letters - 1]}…", shade))
     for i, (text, shade) in enumerate(lines):
