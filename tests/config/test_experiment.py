@@ -224,14 +224,14 @@ _FAULTS = [
     ("runs/a b", _SMALL["runs"]["local"], f"configuration key `runs.a b` is 'a b': {_NAME}."),
     (
         "model", {"source": "hub", "name": "a;touch pwned;"},
-        "configuration key `model.name` is 'a;touch pwned;': a name on the Hugging Face hub is `name` or `owner/name`, of letters from A to Z, "
-        "digits, `.`, `_` and `-`.",
+        "configuration key `model.name` is 'a;touch pwned;': a name on the Hugging Face hub is `name` or `owner/name`, each of at most 96 letters "
+        "from A to Z, digits, `.`, `_` and `-`.",
     ),
     *(
         (
             "model", {"source": "hub", "name": name},
-            f"configuration key `model.name` is {name!r}: a name on the Hugging Face hub is `name` or `owner/name`, of letters from A to Z, "
-            "digits, `.`, `_` and `-`.",
+            f"configuration key `model.name` is {name!r}: a name on the Hugging Face hub is `name` or `owner/name`, each of at most 96 letters "
+            "from A to Z, digits, `.`, `_` and `-`.",
         )
         for name in ("", "/etc", "../a", "a/../b", "./a", "a/", "a/b/c", "~/a", "a--b", "a\n")
     ),

@@ -755,7 +755,9 @@ def between(
     name: str, kind: str, file: str, change: Callable[[Place, str], Any], stage: str, *says: str, mend: Use = FETCH
 ) -> Fault:
     """A file of the prepared model, the corpus or the cache, and the stage that reads it."""
-    return Fault(name, in_data(kind, file, change), job(stage), (*says, *([] if "gone" in name else [file.split("/")[-1]])), mend)
+    return Fault(
+        name, in_data(kind, file, change), job(stage), (*says, *([] if says and "gone" in name else [file.split("/")[-1]])), mend
+    )
 
 
 def _made_again(place: Place) -> None:
