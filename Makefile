@@ -63,6 +63,7 @@ bench: install $(PEERS)/installed
 	$(BIN)/python tests/benchmarks/end_to_end.py --peers $(PEERS)/bin/python --threads 1 2 --out results/benchmarks/end_to_end.json
 	$(BIN)/python tests/benchmarks/together.py --out results/benchmarks/together.json
 	$(BIN)/python tests/benchmarks/geometry.py --out results/benchmarks/geometry.json
+	$(BIN)/python tests/benchmarks/errors.py --out results/benchmarks/errors.json
 	$(BIN)/python tests/benchmarks/gpu.py --out results/benchmarks/cuda.json
 
 clean:

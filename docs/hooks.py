@@ -25,6 +25,7 @@ from saeworks.config.objectives import OBJECTIVES
 from saeworks.studies import caption, studies
 from saeworks.studies.claims import markdown, summary
 from saeworks.studies.display import fragment
+from saeworks.studies.errors.settings import INTERVENTIONS
 from saeworks.studies.reading import kind_name, kinds, of_kind, read_metrics
 from saeworks.studies.seeds import of_first_run, read_matching, with_interval
 from saeworks.studies.tables import read_table
@@ -159,6 +160,11 @@ def objectives() -> str:
         terms = [f"{t.weight:g} × `{t.name}`" + (f" (`{t.setting}`)" if t.setting else "") for t in objective.terms]
         rows.append((f"`{name}`", objective.meaning, ", ".join(terms)))
     return _table(["Objective", "Meaning", "Loss terms: default weight × term (key)"], rows)
+
+
+def interventions() -> str:
+    """What study `errors` puts in the place of an activation."""
+    return _table(["Name", "In the place of x"], [(f"`{name}`", about.meaning) for name, about in INTERVENTIONS.items()])
 
 
 def claims(experiment: str) -> str:
@@ -332,6 +338,7 @@ _CONTENTS: dict[str, Callable[..., str]] = {
         conventions,
         figures,
         architectures,
+        interventions,
         objectives,
         claims,
         display,

@@ -41,6 +41,7 @@ def experiment(changes: dict[str, Any] | None = None) -> dict[str, Any]:
             "texts": {"files": {"text": "text.txt"}},
             "rates": {"choose": True},
             "spliced": {"sets": [[HOOK, "blocks.2.hook_resid_pre"]]},
+            "errors": {"n_tokens": 512},
         },
     }
     for path, value in (changes or {}).items():

@@ -136,7 +136,7 @@ def _new_claim(copy: Path) -> None:
 
 _DRILLS = {
     "a figure": (_new_figure, {"figure/square", "notebook/braun2024"}),
-    "a claim": (_new_claim, {"claims", "notebook/braun2024"}),
+    "a claim": (_new_claim, {"claims", "notebook/braun2024", "notebook/gurnee2024"}),
     "an architecture": (_new_architecture, set()),
     "an objective": (_new_objective, set()),
     "a training key": (_new_key, set()),
@@ -183,7 +183,7 @@ def test_a_study_makes_no_run_and_no_other_study_stale(copy, finished):
     found = _stale(copy, finished)
     measured = {job for job in found if job.startswith("measure/")}
     assert measured and all(job.startswith("measure/counting/") for job in measured)
-    assert found - measured == {"gather/counting", "claims", "notebook/braun2024"}
+    assert found - measured == {"gather/counting", "claims", "notebook/braun2024", "notebook/gurnee2024"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from saeworks.studies import figures, studies
 
 from .experiment import experiment
 
+_NOTEBOOKS = {"notebook/braun2024", "notebook/gurnee2024"}
 _NO_EFFECT = {"preset"}  # a name for other keys
 _NO_BYTES = {"training.checkpoint_every", "activations.shard_tokens"}  # how a result is reached, not what it is
 _VALUES = {  # where the next value of the type would not do
@@ -31,6 +32,10 @@ _VALUES = {  # where the next value of the type would not do
     "studies.rates.choose": None,  # likewise
     "studies.spliced.sets": None,
     "studies.texts.files": None,
+    "studies.errors.n_tokens": 256,
+    "studies.errors.interventions": ["sae", "random"],
+    "studies.errors.lengths": [0.5],
+    "studies.errors.cosines": [0.5],
     "training.architecture": "gated",
     "training.batch_tokens": 512,
     "training.dead_features": "none",
@@ -117,7 +122,7 @@ def _after_study(parsed: Experiment, study: str) -> set[str]:
     }:
         later |= more
     found = {f"{stage}/{name}" for name in later for stage in ("measure", "gather") if studies()[name].tables}
-    return found | _figures_of(parsed, {t for s in later for t in studies()[s].tables}) | {"claims", "notebook/braun2024"}
+    return found | _figures_of(parsed, {t for s in later for t in studies()[s].tables}) | {"claims", *_NOTEBOOKS}
 
 
 def _expected(key: str, before: Experiment, after: Experiment) -> set[str]:
@@ -126,8 +131,8 @@ def _expected(key: str, before: Experiment, after: Experiment) -> set[str]:
     if key in _NO_BYTES:
         return {"activation_cache"} if block == "activations" else set()  # another folder, filled when it is needed
     if block == "figures":
-        wall_clock = figures()[rest[0]][0].wall_clock
-        return {f"figure/{rest[0]}"} | (set() if wall_clock else {"notebook/braun2024"})
+        study = figures()[rest[0]][0]
+        return {f"figure/{rest[0]}"} | (set() if study.wall_clock else {f"notebook/{study.notebook or 'braun2024'}"})
     if block == "studies":
         return _after_study(after, rest[0])
     found = {"train"}.union(*(_after_study(after, study) for study in after.study_names()))

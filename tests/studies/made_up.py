@@ -11,6 +11,7 @@ import pandas as pd
 
 from saeworks.studies import studies
 from saeworks.studies.claims import claims
+from saeworks.studies.errors.settings import INTERVENTIONS, OF_EVERY_RUN
 from saeworks.studies.firing.measure import METRICS
 from saeworks.studies.reading import read_runs
 
@@ -410,6 +411,73 @@ def with_seeds(tables: Path, n_features: int = 40) -> Path:
     return tables
 
 
+def with_errors(folder: Path, n_rows: int = 6, n_positions: int = 12) -> Path:
+    """Add the tables of reconstruction errors: local's matter twice as much as random ones, those of the others less."""
+    rng = np.random.default_rng(0)
+    runs, selection = read_runs(folder), pd.read_parquet(folder / "selection.parquet")
+    selected = runs[runs["run"].isin(selection.loc[selection["criterion"] == "similar_ce", "run"])]
+    chosen = set(runs.merge(selected[["hook_point", "settings"]])["run"])  # with their other seeds
+    row, position = (v.ravel() for v in np.indices((n_rows, n_positions)))
+    token = rng.integers(20, size=row.size)
+    hard = rng.lognormal(0, 0.6, row.size)  # some tokens are hard at every hook point
+    size = dict(zip(INTERVENTIONS, np.geomspace(0.3, 0.03, len(INTERVENTIONS)), strict=True)) | {"random": 0.1}
+    frames, single, draws, examples, sweep = [], [], [], [], []
+    for run in runs.itertuples():
+        of_sae = {"local": 2.0}.get(run.objective, 0.3)
+        shown = INTERVENTIONS if run.run in chosen else OF_EVERY_RUN
+        kl = {n: (0.1 * of_sae if n == "sae" else size[n]) * hard * rng.lognormal(0, 0.2, row.size) for n in INTERVENTIONS}
+        values = {f"kl_{n}": v if n in shown else np.nan for n, v in kl.items()}
+        values |= {f"ce_{n}": np.where(position < n_positions - 1, v, np.nan) if n in shown else np.nan for n, v in kl.items()}
+        known = {"hook_point": run.hook_point, "run": run.run}
+        norms = rng.uniform(5, 6, (3, row.size))
+        of_token = {"layer": run.layer, "row": row, "position": position, "token": token, "l0": rng.integers(5, 30, row.size)}
+        of_token |= {
+            "ce_clean": np.where(position < n_positions - 1, hard, np.nan),
+            "input_norm": norms[0],
+            "output_norm": norms[1],
+        }
+        frames.append(
+            pd.DataFrame({**known, **of_token, "error": norms[2] - 4, "cosine": rng.uniform(0.8, 1, row.size), **values})
+        )
+        if run.run not in chosen:
+            continue
+        near = frames[-1][frames[-1]["position"].between(4, 8)]
+        single.append(near.assign(offset=near["position"] - 4)[columns_of("errors_single")])
+        for r in range(n_rows):
+            values = np.r_[0.1 * of_sae * (r + 1), rng.gamma(2, 0.05, 40)]
+            draws.append(pd.DataFrame({**known, "row": r, "position": 5, "draw": np.arange(-1, 40), "kl": values}))
+        for r in range(2):
+            log_p = -np.linspace(1, 6, 8)
+            text = [" the", "$x^2$", "\n", "a", " of", "_", "word", " and"]
+            columns = {
+                "row": r,
+                "position": 5,
+                "context": " once upon $a$ time",
+                "rank": np.arange(8),
+                "token": np.arange(8),
+                "text": text,
+            }
+            columns |= {"log_p": log_p, "log_sae": log_p - 0.5, "log_random": log_p + 0.2, "kl_sae": 0.2, "kl_random": 0.1}
+            examples.append(pd.DataFrame(known | columns))
+    for hook in runs["hook_point"].unique():
+        here = [run for run in runs[runs["hook_point"] == hook]["run"] if run in chosen]
+        for run, direction in [("", "random"), ("", "real_mixture"), *((run, "error") for run in here)]:
+            sweep += [(hook, run, "length", direction, v, 5 * v, r, v**2 * (1 + r), v) for v in (0.1, 0.5, 1.0) for r in range(3)]
+        sweep += [(hook, "", "cosine", "random", v, np.nan, r, 1.1 - v, 1 - v) for v in (0.5, 0.9) for r in range(3)]
+    vocabulary = [(hook, t, f" t{t}", 4) for hook in runs["hook_point"].unique() for t in range(20)]
+    tables = {
+        "errors": pd.concat(frames),
+        "errors_single": pd.concat(single),
+        "errors_draws": pd.concat(draws),
+        "errors_examples": pd.concat(examples),
+        "errors_sweep": pd.DataFrame(sweep, columns=columns_of("errors_sweep")),
+        "errors_vocabulary": pd.DataFrame(vocabulary, columns=columns_of("errors_vocabulary")),
+    }
+    for name, table in tables.items():
+        table[columns_of(name)].to_parquet(folder / f"{name}.parquet", index=False)
+    return folder
+
+
 def with_texts(folder: Path, texts=("novels",), factor: float = 1.1) -> Path:
     """Add table `texts`: what `fidelity` has, with CE increases larger by a factor."""
     fidelity = pd.read_parquet(folder / "fidelity.parquet")
@@ -466,4 +534,4 @@ def every_table(folder: Path, **settings) -> Path:
     """All tables that are made up here, of an experiment of these `settings`."""
     folder = with_timing(with_seeds(with_evaluation(synthetic_tables(folder, **settings))))
     folder = with_spliced(with_rates(with_texts(folder)))
-    return with_agreement(with_principal_directions(with_umap(folder)))
+    return with_errors(with_agreement(with_principal_directions(with_umap(folder))))

@@ -20,9 +20,11 @@ from saeworks.store.errors import UserError
 from saeworks.studies import caption, figures, studies
 from saeworks.studies.display import DisplayTable, _tex, fragment, frame, number
 from saeworks.studies.draw import displayed, figure
+from saeworks.studies.paper import PAPERS
 
 TABLES = [name for name, (_, style) in figures().items() if issubclass(style, TableStyle)]
 WITH_PUBLISHED = set(TABLES) - {"rates_table", "texts_table", "spliced_table"}  # beside ours
+_OTHER = {"positions": "all"}  # settings that are no number
 NASTY = r"<b> & 50 % of a_b {c} ~ ^ \d $1 #2 |"
 
 
@@ -37,7 +39,7 @@ def display(name: str, tables: Path, **settings: object) -> DisplayTable:
 
 
 def test_there_are_some():
-    assert {"selection_table", "norm_table", "agreement_table", "wall_clock"} <= set(TABLES)
+    assert {"selection_table", "norm_table", "agreement_table", "wall_clock", "errors_table"} <= set(TABLES)
 
 
 @each("name", TABLES)
@@ -75,7 +77,7 @@ def test_a_page_is_read_on_its_own_and_equal_every_time(made_up, new_folder, nam
 def test_published_values_are_marked(made_up, new_folder, name):
     figure(name, "{}", str(made_up), str(new_folder / name))
     lines = BeautifulSoup((new_folder / f"{name}.html").read_text(), "html.parser").select("tbody tr")
-    wanted = [any(label.startswith("Braun et al. 2024") for label in row) for row in rows(display(name, made_up))]
+    wanted = [any(label.startswith(PAPERS) for label in row) for row in rows(display(name, made_up))]
     assert any(wanted) == (name in WITH_PUBLISHED) and not all(wanted)
     for line, published in zip(lines, wanted, strict=True):
         assert all(("published" in cell["class"]) == published for cell in line.select("td"))
@@ -88,7 +90,7 @@ def test_without_rows_it_says_why_beside_the_published_values(new_folder, made_u
             pd.DataFrame(columns=list(declared.columns)).to_parquet(new_folder / f"{table}.parquet")
     empty, usual = display(name, new_folder), display(name, made_up)
     assert re.search(r"\b(No|no|not)\b", " ".join(empty.notes)) and not usual.notes
-    assert rows(empty) == [row for row in rows(usual) if any(label.startswith("Braun et al. 2024") for label in row)]
+    assert rows(empty) == [row for row in rows(usual) if any(label.startswith(PAPERS) for label in row)]
     assert bool(rows(empty)) == (name in WITH_PUBLISHED)
     empty.write(new_folder / name, "Label", "Caption.", ("html", "tex"))
     assert (
@@ -99,7 +101,7 @@ def test_without_rows_it_says_why_beside_the_published_values(new_folder, made_u
 @each("name", TABLES)
 def test_every_setting_changes_the_cells(made_up, name):
     for key in figures()[name][1].model_fields:
-        assert rows(display(name, made_up, **{key: 4})) != rows(display(name, made_up)), key
+        assert rows(display(name, made_up, **{key: _OTHER.get(key, 4)})) != rows(display(name, made_up)), key
 
 
 @each("name", TABLES)

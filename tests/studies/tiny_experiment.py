@@ -25,6 +25,7 @@ SETTINGS = {
     "firing": {"n_resamples": 100},
     "umap": {"n_shuffles": 5, "min_features": 1, "region_neighbors": 4, "density_ratio": 1.2},
     "principal_directions": {"n_directions": 4, "ablation_rows": 3},
+    "errors": {"n_tokens": 96, "n_draws": 20, "sweep_rows": 3, "n_directions": 4, "lengths": [0.1, 1.0], "cosines": [0.5, 0.9]},
     "agreement": {"files": {"simple": "items.json"}, "n_items": 12},
     "texts": {"files": {"words": "words.txt"}, "text_tokens": 5 * CONTEXT},
     "rates": {"choose": True},

@@ -11,6 +11,7 @@ from saeworks.cli.process import report as report_fault
 from saeworks.config.base import read_config
 from saeworks.plan import presence
 from saeworks.plan.opening import open_plan
+from saeworks.store.notebooks import notebook_title
 
 # rules call `saeworks`: take the one of this very environment, activated or not
 exported = f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "

@@ -13,7 +13,7 @@ for notebook_name in PLAN.notebooks:
                 update(PLAN.jobs[f"notebook/{notebook_name}"].outputs[1]),
                 caption=f"../report/{notebook_name}.rst",
                 category="Notebooks",
-                labels={"figure": "End-to-end sparse dictionary learning"},
+                labels={"figure": notebook_title(notebook_name)},
             ),
             record=update(PLAN.jobs[f"notebook/{notebook_name}"].record),
         log:
@@ -27,7 +27,7 @@ for notebook_name in PLAN.notebooks:
             name=notebook_name,
             tables=lambda wc: PLAN.tables,
             figures=lambda wc: f"{PLAN.results}/figures",
-            drawn=["--drawn", *PLAN.reproducible_figures] if PLAN.reproducible_figures else [],
+            drawn=["--drawn", *PLAN.shown_in(notebook_name)] if PLAN.shown_in(notebook_name) else [],
             experiment=PLAN.name,
         shell:
             "saeworks notebook --name {params.name} --tables {params.tables:q} --figures {params.figures:q} {params.drawn:q}"

@@ -31,12 +31,11 @@ _CORPUS_FILES = ("train.npy", "eval.npy", "manifest.json")
 _NO_BYTES = (*(f"run.training.{key}" for key in sorted(WITHOUT_TRACE)), "activations.shard_tokens")
 _MODEL_CODE, _CORPUS_CODE, _CACHE_CODE = "lm.prepare:prepare", "lm.corpus:build_corpus", "activations.cache:write_cache"
 _TRAINING_CODE = "training.run:train_together"
+_NOTEBOOK = "braun2024"  # of the studies that have none of their own
 
 
 class ExperimentPlan(State):
     """What an experiment consists of. Paths are relative to the working directory `root`."""
-
-    notebooks = ("braun2024",)
 
     def __init__(self, experiment: Experiment, root: Path | str = ".", code: Code | None = None) -> None:
         self.experiment = experiment
@@ -126,6 +125,16 @@ class ExperimentPlan(State):
     def reproducible_figures(self) -> list[str]:
         """Those that show no wall-clock time."""
         return [name for name in self.figures if not self._is_timing(name)]
+
+    @cached_property
+    def notebooks(self) -> list[str]:
+        """Names of the notebooks: that of all studies, and those that studies have of their own."""
+        return list(dict.fromkeys([_NOTEBOOK, *(study.notebook or _NOTEBOOK for study in self.studies.values())]))
+
+    def shown_in(self, notebook: str) -> list[str]:
+        """Names of the figures that a notebook shows."""
+        of = {name: self.studies[self.study_of_figure(name)].notebook or _NOTEBOOK for name in self.reproducible_figures}
+        return [name for name, its in of.items() if its == notebook]
 
     @cached_property
     def gathered(self) -> list[str]:
@@ -300,10 +309,10 @@ class ExperimentPlan(State):
             ),
             inputs=(
                 *(f"gather/{study}" for study in self.gathered),
-                *(f"figure/{figure}" for figure in self.reproducible_figures),
+                *(f"figure/{figure}" for figure in self.shown_in(name)),
                 "claims",
             ),
-            facts={"notebook": notebook_hash(name), "figures": self.reproducible_figures},
+            facts={"notebook": notebook_hash(name), "figures": self.shown_in(name)},
         )
 
     # what jobs need at hand

@@ -17,6 +17,12 @@ def notebook_path(name: str) -> Path:
     return _FOLDER / f"{name}.ipynb"
 
 
+def notebook_title(name: str) -> str:
+    """The heading of a notebook."""
+    first = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"][0]
+    return "".join(first["source"]).splitlines()[0].removeprefix("# ")
+
+
 def notebook_hash(name: str) -> str:
     """Hash of a notebook's cells: their kind, source and tags, not their outputs."""
     cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]

@@ -12,7 +12,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from ..store.files import atomic_path
-from .paper import BRAUN
+from .paper import PAPERS
 
 ABSENT = "–"
 
@@ -36,7 +36,14 @@ _TEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     | {"−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "∅": r"$\emptyset$"}
-    | {"→": r"$\rightarrow$", "←": r"$\leftarrow$", "λ": r"$\lambda$", "Δ": r"$\Delta$", "²": r"\textsuperscript{2}"}
+    | {
+        "→": r"$\rightarrow$",
+        "←": r"$\leftarrow$",
+        "λ": r"$\lambda$",
+        "Δ": r"$\Delta$",
+        "ε": r"$\epsilon$",
+        "²": r"\textsuperscript{2}",
+    }
     | {"‖": r"$\|$", "·": r"$\cdot$", "Σ": r"$\Sigma$", "’": "'", "\N{NARROW NO-BREAK SPACE}": r"\,", "\N{NO-BREAK SPACE}": "~"}
 )
 _RULES_BETWEEN_GROUPS = re.compile(r"(?:\\cline\{\d+-\d+\} ?)+\n(\\bottomrule\n)?")
@@ -160,7 +167,7 @@ def frame(rows: list[tuple[str, ...]], levels: tuple[str, ...], columns: tuple[s
 
 def _published(labels: tuple[str, ...] | str) -> str:
     labels = (labels,) if isinstance(labels, str) else labels
-    return "published" if any(label.startswith(BRAUN) for label in labels) else ""
+    return "published" if any(label.startswith(PAPERS) for label in labels) else ""
 
 
 def _tex(text: object) -> str:

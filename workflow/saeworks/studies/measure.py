@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +16,7 @@ from ..config.base import Json, parse
 from ..store.errors import UserError
 from . import Study, Table, study_that_measures
 from .place import Place
-from .tables import write_table
+from .tables import TableWriter, write_table
 
 _LABEL = {"run": ("run",), "hook_point": ("hook_point",), "experiment": ()}  # column that says where, by scope
 
@@ -54,8 +56,32 @@ def measure(
     place = Place(Path("results") / experiment, at, Path(model), Path(corpus), on, tuple(runs or ()), declared.reads)
     found = _module(declared).measure(place, settings)
     label = dict.fromkeys(_LABEL[declared.scope], at)
+    paths = {name: Path(out) / f"{name}.parquet" for name in declared.tables}
+    if not isinstance(found, dict):
+        _write_parts(found, declared, label, paths)
+        return
     for name, table in declared.tables.items():
-        write_table(_labelled(found[name], table, label), Path(out) / f"{name}.parquet", csv=False)
+        write_table(_labelled(found[name], table, label), paths[name], csv=False)
+
+
+def _write_parts(
+    parts: Iterable[dict[str, pd.DataFrame]], declared: Study, label: dict[str, str], paths: dict[str, Path]
+) -> None:
+    """Write tables that are measured some rows at a time: those that are streamed as the rows come, the others at the end."""
+    kept: dict[str, list[pd.DataFrame]] = {name: [] for name, table in declared.tables.items() if not table.streamed}
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(TableWriter(paths[name], list(table.columns)))
+            for name, table in declared.tables.items()
+            if table.streamed
+        }
+        for part in parts:
+            for name, rows in part.items():
+                rows = _labelled(rows, declared.tables[name], label)
+                writers[name].write(rows) if name in writers else kept[name].append(rows)
+    for name, frames in kept.items():
+        found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(declared.tables[name].columns))
+        write_table(found, paths[name], csv=False)
 
 
 def without_torch(study: str) -> bool:

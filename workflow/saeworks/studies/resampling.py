@@ -61,6 +61,25 @@ def pair_interval(
     return value, value - reach, value + reach
 
 
+def ratio_interval(above: np.ndarray, below: np.ndarray, config: ResamplingConfig, purpose: str) -> tuple[float, float, float]:
+    """`(value, low, high)`: the ratio of two sums over clusters, with a BCa bootstrap interval that resamples the clusters.
+
+    `above` and `below` hold the sums of each cluster, such as a row of tokens, in the same order. The acceleration is that of the
+    jackknife over clusters. Fewer than two clusters give an interval of NaN.
+    """
+    value = float(above.sum() / below.sum()) if len(below) and below.sum() else math.nan
+    if len(above) < 2 or math.isnan(value):
+        return value, math.nan, math.nan
+    generator = np.random.default_rng(derive_seed("bootstrap", config.seed, purpose))
+    counts = generator.multinomial(len(above), np.full(len(above), 1 / len(above)), size=config.n_resamples)
+    without = (above.sum() - above) / (below.sum() - below)
+    centred = without.mean() - without
+    if not np.ptp(without) > 1e-12 * abs(value):
+        return value, value, value
+    acceleration = float((centred**3).sum() / (6 * (centred**2).sum() ** 1.5))
+    return value, *_bca(value, (counts @ above) / (counts @ below), acceleration, config)
+
+
 def seed_interval(values: pd.Series, confidence: float) -> tuple[float, float]:
     """`(mean, half width)` of Student's t interval for the mean over seeds."""
     n = len(values)

@@ -23,11 +23,13 @@ class Table:
     """A table of a study: its columns in their order.
 
     `long`: a row for each feature or token, for programs, so without a CSV beside the Parquet file.
+    `streamed`: a long one that may not fit into memory: it is written and joined some rows at a time.
     """
 
     description: str
     columns: Mapping[str, Column]
     long: bool = False
+    streamed: bool = False
 
     def files(self, name: str) -> list[str]:
         """Files of this table of the whole experiment, which is called `name`."""
@@ -52,6 +54,7 @@ class Study:
         given: whether the experiment asks for it, from its settings.
         always: an experiment has it even if none of its figures is drawn.
         wall_clock: its tables differ each time they are made: they and its figures are kept in results/<experiment>/timing.
+        notebook: name of a notebook of its own, which has its figures in the place of that of all studies.
         order: place among the studies in lists, figures and claims; of equal ones the names decide.
         name: that of its folder, filled in when it is found.
     """
@@ -68,5 +71,6 @@ class Study:
     given: Callable[[Any], bool] = lambda settings: True
     always: bool = False
     wall_clock: bool = False
+    notebook: str = ""
     order: int = 1000
     name: str = ""
