@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 HOOK = "blocks.1.hook_resid_pre"
-SOURCES = {"model/config.json": "{}", "model/model.safetensors": "weights", "items.jsonl": "{}"}
+SOURCES = {"model/config.json": "{}", "model/model.safetensors": "weights", "items.jsonl": "{}", "text.txt": "text"}
 _GROUPS = {
     "local": {
         "objective": "local",
@@ -36,7 +36,13 @@ def experiment(changes: dict[str, Any] | None = None) -> dict[str, Any]:
         "corpus": {"source": "sampled", "n_tokens": 8192, "eval_tokens": 1024, "context": 16, "batch_rows": 256},
         "training": {"d_sae": 64, "n_tokens": 4096, "batch_tokens": 256, "lr": 3e-3, "dead_window_tokens": 1024},
         "runs": {name: {"hook_points": [HOOK], **copy.deepcopy(group)} for name, group in _GROUPS.items()},
-        "studies": {"agreement": {"files": {"simple": "items.jsonl"}}, "errors": {"n_tokens": 512}},
+        "studies": {
+            "agreement": {"files": {"simple": "items.jsonl"}},
+            "texts": {"files": {"text": "text.txt"}},
+            "rates": {"choose": True},
+            "spliced": {"sets": [[HOOK, "blocks.2.hook_resid_pre"]]},
+            "errors": {"n_tokens": 512},
+        },
     }
     for path, value in (changes or {}).items():
         *parents, last = path.split(".")
