@@ -449,8 +449,8 @@ def test_the_runs_as_csv_keep_their_digits(tables, capsys):
 def test_an_experiment_without_tables_says_how_to_make_them(tables, capsys):
     assert cli.main(["runs", "on"]) == 2
     assert capsys.readouterr().err == (
-        "saeworks: results/on/tables/runs.parquet is missing (did you mean 'one'?); experiments with tables are one: make others with "
-        "`snakemake --cores all --configfile config/<experiment>.yaml`, or fetch those that are stored with `dvc pull`.\n"
+        "saeworks: results/on/tables/runs.parquet is missing (did you mean 'one'?); experiments with tables are one: fetch it with `dvc pull "
+        "--force results/on/tables/runs.parquet` if it is stored, or make it with `snakemake --cores all --configfile <its file in config/>`.\n"
     )
 
 

@@ -65,7 +65,9 @@ def test_every_key_is_in_the_readme_with_type_default_and_meaning():
 
 
 def test_the_readme_names_the_blocks_without_keys():
-    assert "\nWithout keys: `selection_table`, `wall_clock`.\n" in document.readme()
+    assert (
+        "\nWithout keys: `selection_table`, `rates_table`, `texts_table`, `spliced_table`, `wall_clock`.\n" in document.readme()
+    )
 
 
 @each(

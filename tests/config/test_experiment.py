@@ -293,7 +293,7 @@ _FAULTS = [
     ),
     (
         "runs/tuned", {"objective": "finetune", "hook_points": [_HOOK], "sparsity_coeffs": [1]},
-        "`runs.tuned.start_from` belongs to objective `finetune`, and to it alone; add or remove it.",
+        "`runs.tuned.start_from` belongs to objective `finetune` or `continued`, and to it alone; add or remove it.",
     ),
     (
         "runs/tuned", _TUNED | {"start_from": "local", "training": {"decoder": "free"}},

@@ -193,7 +193,7 @@ class Place:
     def outcome(self, use: Callable[[Place], Any]) -> Outcome:
         """How `use`, which returns an exit status or raises, ends in this working directory."""
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.root), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _package_read_once():
+        with contextlib.chdir(self.root), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _as_in_one_process():
             try:
                 status = use(self)
             except (Exception, SystemExit) as error:
@@ -223,7 +223,7 @@ def finish(root: Path) -> Place:
     place.write("workflow/Snakefile", "")
     (root / "logs").mkdir()
     place.write_config()
-    with contextlib.chdir(root), contextlib.redirect_stdout(io.StringIO()), _package_read_once():
+    with contextlib.chdir(root), contextlib.redirect_stdout(io.StringIO()), _as_in_one_process():
         assert place.run_missing() == 0
         assert dvc(["init", "--no-scm", "-q"]) == 0
         for key in ("analytics", "check_update"):  # which would start processes
@@ -236,9 +236,13 @@ def finish(root: Path) -> Place:
 
 
 @contextlib.contextmanager
-def _package_read_once() -> Iterator[None]:
-    """The package does not change while the tests run."""
-    with mock.patch("saeworks.plan.state.Code", lambda: _CODE), mock.patch("saeworks.plan.record.Code", lambda: _CODE):
+def _as_in_one_process() -> Iterator[None]:
+    """The package does not change while the tests run, nor does the power fail."""
+    with (
+        mock.patch("saeworks.plan.state.Code", lambda: _CODE),
+        mock.patch("saeworks.plan.record.Code", lambda: _CODE),
+        mock.patch("os.fsync", lambda file: None),
+    ):
         yield
 
 

@@ -96,7 +96,7 @@ def setting(**keys: Any) -> Use:
 
 def key(name: str, bad: Any, *says: str, mend: Any, use: Use = why) -> Fault:
     """A bad value of a key of the configuration, and a good one."""
-    return Fault(f"{name}: {bad!r}"[:90], lambda p: p.set(name, bad), use, says, lambda p: p.set(name, mend))
+    return Fault(f"{name}: {bad!r}"[:200], lambda p: p.set(name, bad), use, says, lambda p: p.set(name, mend))
 
 
 def raw(name: str, content: str | bytes, *says: str) -> Fault:
@@ -111,7 +111,7 @@ def option(name: str, bad: str, *says: str, good: str) -> Fault:
 
 def cfg(*says: str, mend: Use = FETCH, use: Use = export, run: str = RELU, **changes: Any) -> Fault:
     """Changed keys of the cfg.json of a run."""
-    return Fault(f"cfg.json with {changes}"[:90], lambda p: p.edit_json(f"{run}/cfg.json", **changes), use, says, mend)
+    return Fault(f"cfg.json with {changes} {run}"[:120], lambda p: p.edit_json(f"{run}/cfg.json", **changes), use, says, mend)
 
 
 def weights(name: str, change: Callable[[dict[str, Any]], Any], *says: str, use: Use = export, run: str = RELU) -> Fault:
@@ -366,7 +366,7 @@ OPTIONS = [
            good=f"figure selection_table {_FIGURE}"),
     option("a file that is no text", "figure pareto --spec @data/models/own/model.safetensors --tables results/tiny/tables --out drawn",
            "model.safetensors", good=f"figure selection_table {_FIGURE}"),
-    option("no tables", "figure pareto --spec {} --tables nowhere --out drawn", "nowhere/.*parquet is missing", good=f"figure selection_table {_FIGURE}"),
+    option("no tables", "figure pareto --spec {} --tables nowhere --out drawn", "nowhere/.*parquet is missing", good=f"figure selection_table {_FIGURE}"),  # noqa: E501
     option("an unknown setting", 'figure pareto --spec {"dpj":3} --tables results/tiny/tables --out drawn', "figures.pareto.dpj",
            "did you mean 'dpi'", good='figure pareto --spec {"dpi":80} --tables results/tiny/tables --out drawn'),
     option("an unknown study", "measure fidelty --spec {} --experiment tiny --out x", "did you mean 'fidelity'",
@@ -726,7 +726,7 @@ MODELS = [
     local_model("a hub model that nobody has", lambda p: p.set("model", {"source": "hub", "name": "no/where"}), "no/where",
                 mend=lambda p: p.set("model", {"source": "path", "name": "small", "path": "model"})),
     Fault("a layer beyond the model", lambda p: p.set("runs.local.hook_points", ["blocks.7.hook_resid_pre"]), why,
-          ("`runs.local.hook_points` has blocks.7.hook_resid_pre", "3 blocks, 0 to 2; choose among"), lambda p: p.set("runs.local.hook_points", ["blocks.2.hook_resid_pre"])),
+          ("`runs.local.hook_points` has blocks.7.hook_resid_pre", "3 blocks, 0 to 2; choose among"), lambda p: p.set("runs.local.hook_points", ["blocks.2.hook_resid_pre"])),  # noqa: E501
     Fault("nothing after the last hook point",
           lambda p: (p.set("runs.local", {"objective": "e2e_ds", "hook_points": ["blocks.2.hook_resid_post"], "sparsity_coeffs": [1]}),
                      p.outcome(job("activation_cache"))),
@@ -805,7 +805,7 @@ BETWEEN = [
     between("cache of another corpus", "cache", "manifest.json",
             lambda p, n: p.edit_json(n, identity=json.loads((p / n).read_text())["identity"] | {"corpus_sha256": "0"}), _TRAIN,
             "corpus_sha256", "delete", mend=_CACHE),
-    between("cache without the hook point", "cache", "manifest.json", lambda p, n: p.edit_json(n, hook_points={}), _TRAIN, HOOK, "delete", mend=_made_again),
+    between("cache without the hook point", "cache", "manifest.json", lambda p, n: p.edit_json(n, hook_points={}), _TRAIN, HOOK, "delete", mend=_made_again),  # noqa: E501
 ]  # fmt: skip
 
 # training
@@ -888,7 +888,7 @@ TABLES = [
               lambda p, w=what: (p.delete(_CLAIMS if w == "claims" else _RUNS_TABLE), p.run_missing()))
         for what, use in {"runs": _SHOW, "pareto": _DRAW, "claims": saeworks_("claims", "tiny")}.items()
     ),
-    Fault("an objective that nobody knows", _frame(_RUNS_TABLE, lambda f: f.assign(objective="mine")), _DRAW, ("`mine`", "none of local"), refetch_tables),
+    Fault("an objective that nobody knows", _frame(_RUNS_TABLE, lambda f: f.assign(objective="mine")), _DRAW, ("`mine`", "none of local"), refetch_tables),  # noqa: E501
 ]  # fmt: skip
 
 # sessions

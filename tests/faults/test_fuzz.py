@@ -33,7 +33,7 @@ from saeworks.sae.interop import save_sparsify
 from saeworks.store.errors import UserError
 
 _CODE = Code()
-_QUICK, _SLOW = 200, 10_000
+_QUICK, _SLOW = 100, 10_000
 
 
 def _examples(number: int) -> Callable[[Callable], Callable]:

@@ -29,6 +29,9 @@ _VALUES = {  # where the next value of the type would not do
     "draw": None,  # leaves out figures
     "studies.fidelity.n_tokens": 512,
     "studies.agreement.files": None,  # another study
+    "studies.rates.choose": None,  # likewise
+    "studies.spliced.sets": None,
+    "studies.texts.files": None,
     "studies.errors.n_tokens": 256,
     "studies.errors.interventions": ["sae", "random"],
     "studies.errors.lengths": [0.5],

@@ -184,6 +184,17 @@ def test_a_budget_curve_starts_at_the_run_that_is_continued(swept):
     assert legend(figure) == ["local, 1M tokens", "fine-tuned", "e2e+ds, 1M tokens"]
 
 
+def test_a_budget_has_its_control_where_there_is_one(swept):
+    tables = swept("finetune_budget", objectives=("local", "finetune", "continued"), seeds=(0,))
+    edit(tables, "runs", lambda t: t[~t["run"].str.contains("finetune-c[13]-|continued-c[13]-")])
+    edit(tables, "runs", lambda t: t.assign(family_but_n_tokens=t["objective"]))
+    figure = draw("finetune_budget", tables)
+    tuned, control, _ = figure.axes[0].lines
+    assert control.get_linestyle() == ":" and control.get_ydata() == pytest.approx([3 / 32.4, 0.9 * 3 / 32.4])
+    assert tuned.get_ydata()[:2] == pytest.approx([3 / 32.4, 0.5 * 3 / 32.4])
+    assert legend(figure) == ["local, 1M tokens", "fine-tuned", "local continued"]
+
+
 def test_the_end_to_end_run_beside_a_budget_is_the_paper_s_and_nearest_in_l0(swept):
     tables = swept("finetune_budget", seeds=(0,))
     runs = finetune_budget.read_budgets(tables)

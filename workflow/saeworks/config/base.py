@@ -78,7 +78,6 @@ def _with_numbers(annotation: Any, value: Any, key: str) -> Any:
 def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
     path, owner = _resolve(model, fault["loc"])
     key = ".".join(part for part in (where, *path) if part).removesuffix(".[key]")
-    key = repr(key)[1:-1]  # on one line, whatever a user calls a key
     kind, given = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
         known = sorted(owner.model_fields) if owner else []
@@ -91,13 +90,11 @@ def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
         if kind == "union_tag_invalid":
             key, given = f"{key}.source", fault["ctx"]["tag"]
         options = [option.strip(" '") for option in expected.replace(" or ", ",").split(",")]
-        return (
-            f"configuration key `{key}` is {given!r}; it must be one of {', '.join(options)}{did_you_mean(str(given), options)}."
-        )
+        return f"configuration key `{key}` is {reprlib.repr(given)}; it must be one of {', '.join(options)}{did_you_mean(str(given), options)}."
     if kind == "union_tag_not_found":
         return f"configuration key `{key}.source` is missing; add it (see config/README.md)."
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"configuration block `{key}` is {given!r}; it must be a block of keys (see config/README.md)."
+        return f"configuration block `{key}` is {reprlib.repr(given)}; it must be a block of keys (see config/README.md)."
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if kind == "value_error":

@@ -9,6 +9,11 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A fault in the input, shown to the user as one sentence without a traceback."""
 
+    def __str__(self) -> str:
+        """The sentence, on one line that any terminal shows, whatever names it quotes from a file."""
+        text = super().__str__()
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
 
 class Interrupted(Exception):
     """A signal asked the program to stop; its state was saved."""

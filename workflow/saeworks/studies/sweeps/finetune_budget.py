@@ -56,8 +56,8 @@ def end_to_end_of(start: pd.Series, runs: pd.DataFrame) -> pd.DataFrame:
 def draw(tables: Path, config: FinetuneBudgetFigure) -> Figure:
     """Two rows of two panels per hook point: CE increase, KL, MSE at the SAE and L0 against the tokens of fine-tuning.
 
-    A curve begins at 0 tokens with the run that is continued, in the colour of its objective. The dashed line in the same shade
-    as the curve's is the e2e+ds run whose L0 is nearest to that run's.
+    A curve begins at 0 tokens with the run that is continued, in the colour of its objective; the dotted one continues it on that
+    objective. The dashed line in the same shade as the curve's is the e2e+ds run whose L0 is nearest to that run's.
     """
     runs = read_budgets(tables)
     found = budgets(runs)
@@ -70,15 +70,20 @@ def draw(tables: Path, config: FinetuneBudgetFigure) -> Figure:
         here = [pair for pair in found if pair[0]["hook_point"] == hook_point]
         block = axes[2 * number : 2 * number + 2]
         for rank, (start, tuned) in enumerate(here):
-            reference = end_to_end_of(start, runs)
-            styles = {kind: looks_of(colour(config, kind), range(len(here)))[rank] for kind in ("finetune", "e2e_ds")}
+            reference, control = end_to_end_of(start, runs), _continued(start, runs)
+            styles = {
+                kind: looks_of(colour(config, kind), range(len(here)))[rank] for kind in ("finetune", "e2e_ds", "continued")
+            }
             begun = look(config, start["objective"])["color"]
             for panel, (metric, _) in zip(block.flat, _PANELS, strict=True):
                 panel.plot([0, *tuned["n_tokens"] / 1e6], [start[metric], *tuned[metric]], **styles["finetune"])
+                if len(control):
+                    tokens, dotted = [0, *control["n_tokens"] / 1e6], styles["continued"] | {"linestyle": ":"}
+                    panel.plot(tokens, [start[metric], *control[metric]], **dotted)
                 panel.plot([0], [start[metric]], **styles["finetune"] | {"color": begun, "linestyle": "none"}, zorder=3)
                 if len(reference):
                     panel.axhline(reference[metric].iloc[0], color=styles["e2e_ds"]["color"], linestyle="--")
-            entries |= _entries(start, reference, begun, config)
+            entries |= _entries(start, reference, len(control) > 0, begun, config)
         for panel, (_, label) in zip(block.flat, _PANELS, strict=True):
             panel.set_ylabel(label)
         for panel in block[1]:
@@ -89,7 +94,15 @@ def draw(tables: Path, config: FinetuneBudgetFigure) -> Figure:
     return figure
 
 
-def _entries(start: pd.Series, reference: pd.DataFrame, begun: Any, config: FinetuneBudgetFigure) -> dict[str, Line2D]:
+def _continued(start: pd.Series, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that continue `start` on its own objective, by budget."""
+    found = [control for begun, control in budgets(runs, "continued") if begun["run"] == start["run"]]
+    return found[0] if found else runs.iloc[:0]
+
+
+def _entries(
+    start: pd.Series, reference: pd.DataFrame, controlled: bool, begun: Any, config: FinetuneBudgetFigure
+) -> dict[str, Line2D]:
     objective = LABELS[start["objective"]]
     found = {
         "start": Line2D(
@@ -97,6 +110,8 @@ def _entries(start: pd.Series, reference: pd.DataFrame, begun: Any, config: Fine
         ),
         "tuned": Line2D([], [], color=colour(config, "finetune"), marker="o", label=LABELS["finetune"]),
     }
+    if controlled:
+        found["control"] = Line2D([], [], color=colour(config, "continued"), linestyle=":", marker="o", label=LABELS["continued"])
     if len(reference):
         text = f"{LABELS['e2e_ds']}, {million(reference['n_tokens'].iloc[0])} tokens"
         found[text] = Line2D([], [], color=colour(config, "e2e_ds"), linestyle="--", label=text)
