@@ -432,7 +432,7 @@ def with_errors(folder: Path, n_rows: int = 6, n_positions: int = 12) -> Path:
         norms = rng.uniform(5, 6, (3, row.size))
         of_token = {"layer": run.layer, "row": row, "position": position, "token": token, "l0": rng.integers(5, 30, row.size)}
         of_token |= {
-            "ce_clean": np.where(position < n_positions - 1, hard, np.nan),
+            "ce_clean": np.where(position < n_positions - 1, rng.gamma(3, 1, row.size), np.nan),
             "input_norm": norms[0],
             "output_norm": norms[1],
         }

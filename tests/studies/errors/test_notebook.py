@@ -23,11 +23,11 @@ def test_it_shows_every_figure_of_the_study_and_ends_in_its_claims(tmp_path, mon
     for name in drawn:
         settings = {"dpi": 40} if "png" in figures()[name][1].kinds else {}
         figure(name, json.dumps(settings), "tables", f"figures/{name}")
-    notebook(studies()["errors"].notebook, "tables", "figures", drawn, "made-up", "n.ipynb", "n.html")
+    notebook(studies()["errors"].notebook, "tables", "figures", "made-up", "n.ipynb", "n.html", drawn)
     page = (tmp_path / "n.html").read_text()
     assert notebook_title("gurnee2024") == "Are SAE reconstruction errors pathological? A reproduction"
     assert page.count('class="jp-RenderedImage') == len(drawn) - 1  # one is a table
-    for said in ("Not drawn", "No run has errors"):
+    for said in ("<em>Not drawn", "<em>No directions"):
         assert said not in page
     for said in ("over ε-random", "Lee &amp; Heimersheim 2024", "ε-random", "Gurnee 2024"):
         assert said in page
