@@ -39,7 +39,7 @@ def _wrong(fault: Fault, place: Place) -> Iterator[str]:
         yield f"exit status {got.status}, not {fault.status}: {got.words!r}"
     of_typer = re.fullmatch(r"Usage: saeworks .*\n.*\n\n(Error: .+)", got.words, flags=re.DOTALL)  # about a wrong option
     sentence = of_typer[1] if of_typer else got.words
-    if not of_typer and not re.fullmatch(r"saeworks: .+\.\)?", sentence) or len(sentence) > 800:
+    if not of_typer and not re.fullmatch(r"saeworks: .+\.\)?", sentence) or len(sentence) > 1200:
         yield f"not one sentence: {got.words!r}"
     yield from (f"{part!r} is not in {sentence!r}" for part in fault.says if not re.search(part, sentence))
     after = place.files()
