@@ -62,7 +62,7 @@ MISTAKES = [
     ("figure pareto --spec {} --tables t --out o", "table t/fidelity.parquet is missing; "),
     (
         "notebook --name bruan2024 --tables t --figures f --experiment e --out-ipynb i --out-html h",
-        "there is no notebook 'bruan2024' (did you mean 'braun2024'?); there are braun2024",
+        "there is no notebook 'bruan2024' (did you mean 'braun2024' or 'gurnee2024'?); there are braun2024, gurnee2024",
     ),
     ("export nothing --to saelens --out o", "there is no SAE at nothing; correct the path, "),
     ("why nonsense --configfile none.yaml", "configuration file none.yaml is missing; correct its path."),

@@ -130,7 +130,7 @@ def test_unfit_tables_are_one_sentence(make_tables):
         (lambda folder: edit(folder, "fidelity", lambda t: t.drop(columns="layer")), "fidelity.parquet has no column `layer`"),
         (
             lambda folder: edit(folder, "runs", lambda t: t.assign(objective="magic")),
-            "has runs of objective `magic`, which is none of local, e2e, e2e_ds, finetune; delete it",
+            f"has runs of objective `magic`, which is none of {', '.join(OBJECTIVES)}; delete it",
         ),
     ]
     for case, (change, message) in enumerate(unfit):

@@ -163,7 +163,7 @@ print(*claims(Path("results/x/tables"), ["counts"])[["claim", "verdict", "ours"]
         ({"study": "geometri"}, "there is no study 'geometri' that measures (did you mean 'geometry'?); there are runs, "),
         ({"study": "sweeps"}, "there is no study 'sweeps' that measures; there are runs, "),
         (
-            {"study": "umap", "spec": json.dumps({"seeds": 1})},
+            {"study": "umap", "at": "blocks.2.hook_resid_pre", "model": "m", "corpus": "c", "spec": json.dumps({"seeds": 1})},
             "unknown configuration key `studies.umap.seeds` (did you mean 'seed'",
         ),
     ],

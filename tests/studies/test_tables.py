@@ -35,7 +35,10 @@ def test_an_empty_table_keeps_its_columns(tmp_path):
 def test_a_table_that_lacks_a_column_is_one_sentence(tmp_path):
     write_table(_table(), tmp_path / "t.parquet", csv=False)
     assert not (tmp_path / "t.csv").exists()
-    with pytest.raises(UserError, match="t.parquet has no column `seed`; delete it and run snakemake"):
+    with pytest.raises(
+        UserError,
+        match="t.parquet has no column `seed`; fetch it with `dvc pull --force .*` if it is stored, else delete it and run snakemake",
+    ):
         read_table(tmp_path, "t", ["run", "seed"])
 
 

@@ -129,4 +129,4 @@ def test_a_copy_with_one_more_architecture_and_objective_trains_every_combinatio
     command = [sys.executable, "-c", _TRIAL, str(tiny_model), str(tiny_corpus), str(tmp_path)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "trained local e2e e2e_ds hidden finetune"
+    assert done.stdout.splitlines()[-1] == "trained local e2e e2e_ds hidden finetune continued"

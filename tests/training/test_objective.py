@@ -67,6 +67,9 @@ class _Replaced(Decoder):
         return residuals
 
 
+_WITHOUT_MODEL = ("local", "continued")
+
+
 def _largest(values: Tensor, count: int) -> Tensor:
     """`values` of one dimension with all but the `count` largest set to 0."""
     kept = values.sort(descending=True).indices[:count]
@@ -158,10 +161,10 @@ def _literal(sae: SAE, model: Decoder, spec: RunSpec, names: list[str], scale: f
         std = ((x - mean).pow(2).sum(dim=1, keepdim=True) / (x.shape[1] - 1)).sqrt()
         x = (x - mean) / (std + 1e-5)  # on the way in only, as in SAELens
     parts = _literal_sae(sae, spec, x)
-    minimised = spec.objective in ("local", "finetune") or settings.reconstruction_coeff
+    minimised = spec.objective in ("local", "finetune", "continued") or settings.reconstruction_coeff
     outputs = parts["outputs"] if minimised else parts["outputs"][-1:]  # what is only tracked is the whole dictionary's
     found = {"out_to_in": [_elements(output, x, norm).mean() for output in outputs]}
-    if spec.objective != "local":
+    if spec.objective not in _WITHOUT_MODEL:
         found |= {"logits_kl": []} | ({"in_to_orig": []} if names else {})
         for output in parts["outputs"]:
             spliced = ((output * std + mean) / scale).view_as(value)
@@ -217,7 +220,7 @@ def _ours(
     site = Site.parse(spec.hook_point, model.arch)
     values = model.hook_values(_tokens(), [site.name, site.stream])
     x = values[site.name]
-    clean = CleanPass(model, site, x, values[site.stream], names) if spec.objective != "local" else None
+    clean = CleanPass(model, site, x, values[site.stream], names) if spec.objective not in _WITHOUT_MODEL else None
     goal = Objective(spec, names, scale, _VARIANCE)
     return goal.terms(sae, execution, x.flatten(0, 1), clean, _DEAD if dead else None)[0]
 

@@ -101,13 +101,13 @@ def test_firing_lines_are_means_over_bins_of_the_decoder_cosine(make):
     for metric in ("pearson", "jaccard"):
         panel = firing_agreement.draw(tables, FiringAgreementFigure(metric=metric, bins=4)).axes[0]
         np.testing.assert_allclose(panel.collections[0].get_offsets(), local[["decoder_cosine", metric]])
-        for line, column in zip(panel.lines, (metric, f"best_{metric}", f"null_{metric}"), strict=False):
+        for line, column in zip(panel.lines, (metric, f"best_{metric}", f"chance_{metric}", f"null_{metric}"), strict=False):
             expected = [
                 (c, local[(local["decoder_cosine"] // 0.25) == i][column].mean())
                 for i, c in enumerate([0.125, 0.375, 0.625, 0.875])
             ]
             np.testing.assert_allclose(line.get_xydata(), [point for point in expected if point[1] == point[1]])
-        assert panel.lines[3].get_xdata()[0] == pytest.approx(0.38)
+        assert panel.lines[4].get_xdata()[0] == pytest.approx(0.38)
         assert "mean 0.500 [0.490, 0.510]\nnull 0.020, CKA 0.900" in panel.get_title()
 
 
