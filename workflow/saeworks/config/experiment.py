@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,6 +101,10 @@ class Experiment(Frozen):
         Raises:
             UserError: an override of a group does not fit the training settings.
         """
+        return list(self._specs)
+
+    @cached_property
+    def _specs(self) -> list[RunSpec]:
         specs: dict[tuple[str, str], RunSpec] = {}
         used: set[str] = set()
         for group, settings in self.runs.items():
