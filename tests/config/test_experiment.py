@@ -241,7 +241,7 @@ _FAULTS = [
     ),
     (
         "corpus", {"source": "text", "files": ["a\0b"]},
-        "configuration key `corpus.files.0` is 'a\\x00b': a path has a character at least, and neither line breaks nor control characters.",
+        "configuration key `corpus.files.0` is 'a\\x00b': a path has a character at least, and neither braces, line breaks nor control characters.",
     ),
     # sizes
     *(

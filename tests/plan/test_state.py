@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import Field
+from tests.each import each
 
 from saeworks.config.base import Frozen
 from saeworks.plan import hashes
@@ -78,6 +79,21 @@ def test_without_a_record_or_an_output_nothing_is_current(place):
     assert place.state().stale() == ["first"]
     (place.root / "out" / "second.json").write_text("{")
     assert place.state().stale() == ["first", "second/x"]
+
+
+@each(
+    "key, wrong",
+    [("settings", []), ("definitions", None), ("inputs", 3), ("facts", "a"), ("files", {"a": 1}), ("outputs", []), ("code", 5)],
+)
+def test_a_record_with_something_else_in_it_counts_as_none(place, key, wrong):
+    record = place.root / "out" / "first.json"
+    before = record.read_text()
+    record.write_text(json.dumps(json.loads(before) | {key: wrong}))
+    assert "first" in place.state().stale() and explanation(place.state(), "first")
+    record.write_text("[" * 200_000)
+    assert "first" in place.state().stale()
+    record.write_text(before)
+    assert place.state().stale() == []
 
 
 def test_results_that_are_there_but_not_current_are_marked_and_missing_ones_are_not(place):
@@ -230,5 +246,6 @@ def test_the_hash_of_a_large_file_is_remembered_until_it_changes(tmp_path, monke
     (tmp_path / "large").write_text("54321")
     os.utime(tmp_path / "large", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # of the same size and time
     assert found()[0] == sha256_file(tmp_path / "large")
-    (tmp_path / "scratch" / "hashes.json").write_text("[")
-    assert found()[0] == sha256_file(tmp_path / "large")
+    for damaged in ("[", "[" * 200_000, '{"a": 3}', "[]"):
+        (tmp_path / "scratch" / "hashes.json").write_text(damaged)
+        assert found()[0] == sha256_file(tmp_path / "large")

@@ -108,7 +108,7 @@ def _read_json(given: str) -> str:
         json.loads(text)
     except OSError as error:
         raise typer.BadParameter(f"{given[1:]} cannot be read ({error.strerror}).") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         what = f"{given[1:]} is " if given.startswith("@") else ""
         raise typer.BadParameter(f"{what}not valid JSON: {error}.") from None
     return text

@@ -14,7 +14,7 @@ TEMPLATE = """\
 # yaml-language-server: $schema=../workflow/schemas/config.schema.json
 # Four SAEs of one layer of the default model, a few minutes on 2 cores. These are the keys that people change first; every key is
 # in config/README.md. After a change, only what depends on the changed key is computed again.
-experiment: {experiment} # results go to results/{experiment}/
+experiment: "{experiment}" # results go to results/{experiment}/
 
 # The language model. `novels-1m` has 8 layers and comes with this repository (`dvc pull novels-1m`). One from the Hugging Face hub:
 # `source: hub`, `name: roneneldan/TinyStories-1M`; one in a folder: `source: path`, `name: mine`, `path: <folder>`.
@@ -81,4 +81,7 @@ def new(experiment: str, /) -> None:
 
 
 def _is_of(experiment: str, path: Path) -> bool:
-    return re.search(rf"^experiment:\s*{re.escape(experiment)}\s*(#|$)", path.read_text("utf-8"), flags=re.MULTILINE) is not None
+    return (
+        re.search(rf"^experiment:\s*[\"']?{re.escape(experiment)}[\"']?\s*(#|$)", path.read_text("utf-8"), flags=re.MULTILINE)
+        is not None
+    )

@@ -39,7 +39,9 @@ def parse(model: type[Model], values: Any, where: str = "") -> Model:
     except ValidationError as error:
         raise UserError(_sentence(model, error.errors()[0], where)) from None
     except RecursionError:
-        raise UserError(f"configuration block `{where or 'experiment'}` has too many levels, or holds itself; write it out.") from None
+        raise UserError(
+            f"configuration block `{where or 'experiment'}` has too many levels, or holds itself; write it out."
+        ) from None
 
 
 _LARGEST_WHOLE, _LARGEST = 10**15, 1e9  # of any number; keys whose size costs memory have smaller bounds of their own

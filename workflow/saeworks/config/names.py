@@ -72,7 +72,7 @@ AnyHookPoint = _text(
     "hook point",
 )
 FilePath = _text(
-    r"^[^\x00-\x1f]{1,1000}$", "a path has a character at least, and neither line breaks nor control characters", "path"
+    r"^[^\x00-\x1f{}]{1,1000}$", "a path has a character at least, and neither braces, line breaks nor control characters", "path"
 )
 
 

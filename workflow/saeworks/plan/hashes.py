@@ -26,9 +26,9 @@ class Hashes:
         self._found: dict[Path, str] = {}
         try:
             self._known = json.loads(memory.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             self._known = {}
-        if not isinstance(self._known, dict):
+        if not isinstance(self._known, dict) or not all(isinstance(known, list) and known for known in self._known.values()):
             self._known = {}
 
     def __call__(self, path: Path) -> str:

@@ -17,7 +17,17 @@ from .hashes import Hashes
 from .job import Job, nested
 from .record import code_hash, fingerprint
 
-_KEYS = ("settings", "entries", "code", "inputs", "files", "facts", "definitions", "fingerprint")
+_KEYS = {
+    "settings": dict,
+    "entries": list,
+    "code": str,
+    "definitions": dict,
+    "inputs": dict,
+    "files": dict,
+    "facts": dict,
+    "fingerprint": str,
+}
+_STRINGS = ("definitions", "inputs", "files", "outputs")  # whose values are hashes
 
 
 ABSENT = type("Absent", (), {"__repr__": lambda self: "not there"})()
@@ -149,9 +159,9 @@ class State:
         if name not in self._recorded:
             try:
                 found = json.loads((self.root / self.jobs[name].record).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 found = None
-            self._recorded[name] = found if isinstance(found, dict) and found.keys() >= set(_KEYS) else None
+            self._recorded[name] = found if _is_record(found) else None
         return self._recorded[name]
 
     def _now(self, name: str) -> dict[str, Any]:
@@ -187,6 +197,13 @@ class State:
 
     def _is_made_again(self, name: str) -> bool:
         return any(item.kind in ("output", "again") for item in self.differences(name))
+
+
+def _is_record(found: Any) -> bool:
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in _KEYS.items()):
+        return False
+    hashes = [found.get(key, {}) for key in _STRINGS]
+    return all(isinstance(block, dict) and all(isinstance(value, str) for value in block.values()) for block in hashes)
 
 
 def _changed(kind: str, before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
