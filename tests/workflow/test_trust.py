@@ -50,7 +50,9 @@ def test_after_files_were_replaced_one_call_brings_the_same_results_back(finishe
 def test_a_job_that_fails_leaves_the_last_result(workplace, variant):
     folders = [workplace / "results/tiny" / name for name in ("saes", "identities", "figures", "notebooks", "tables")]
     before = _tree(*folders)
-    output = snakemake(workplace, "--", "saes", config=variant(**{"runs.e2e.training": {"penalty": "lp", "lp_p": 100}}), check=False)
+    output = snakemake(
+        workplace, "--", "saes", config=variant(**{"runs.e2e.training": {"penalty": "lp", "lp_p": 100}}), check=False
+    )
     assert "lower `lr`" in output
     shutil.rmtree(workplace / "data" / "prepared")  # so that a measurement fails, too
     measure = tiny_plan(workplace).jobs[f"measure/fidelity/{_RUN}"].outputs[0]
