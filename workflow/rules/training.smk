@@ -1,5 +1,5 @@
-# One SAE per job; under `train_together`, one job for those of a hook point that are missing. Rule `train` then takes its run
-# from there, so that a run has the same record however it was trained.
+# One SAE per job; under `train_together`, one job for those of a hook point that are missing; and one for each set of SAEs that are
+# spliced in together. Rule `train` then takes its run from there, so that a run has the same record however it was trained.
 
 
 rule train:
@@ -46,7 +46,7 @@ for together_at, together_runs in PLAN.trained_together.items():
 
     rule:
         name:
-            f"train_together_{together_at.replace('.', '_')}"
+            f"train_together_{together_at.translate(str.maketrans('.-+', '___'))}"
         input:
             reads(f"together/{together_at}"),
         output:

@@ -13,7 +13,7 @@ from .base import Frozen
 
 _FOLDER = Path(__file__).resolve().parents[1] / "sae" / "architectures"
 _REQUIRED = ("LABEL", "PENALTIES", "Options")
-_OPTIONAL = ("KEPT", "INITIAL", "ADDS_ERROR", "SAVED_AS")
+_OPTIONAL = ("KEPT", "INITIAL", "ADDS_ERROR", "SAVED_AS", "NESTED")
 _MODULES = ("typing", "pydantic")  # that `Options` may use, beside `Frozen`
 
 
@@ -29,6 +29,7 @@ class Architecture:
         initial: of these, those that only the initialisation reads.
         adds_error: of these, those that add a term with the reconstruction error to the loss.
         saved_as: the architecture that a trained SAE is saved as and loaded again, where that is another.
+        nested: whether it has several outputs, of nested prefixes of its dictionary.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Architecture:
     initial: tuple[str, ...] = ()
     adds_error: tuple[str, ...] = ()
     saved_as: str = ""
+    nested: bool = False
 
     @property
     def by_k(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
@@ -42,11 +42,20 @@ class RunGroup(Frozen):
         None,
         description="Sparsity coefficients λ, for architectures with a penalty; under `mse_norm: d_in` they are divided by d_in, as in the authors' code.",
     )
+    sparsity_factors: dict[HookPoint, PositiveFloat] = Field(
+        default={},
+        description="Factors of λ by hook point, where one λ would not suit all; 1 at the others. Runs are named after the λ of the list.",
+    )
     k: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
         None, description="Active features per token, for the TopK family; takes the place of `sparsity_coeffs`."
     )
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(
         default=[0], description="Seeds of initialisation and of the place in the shuffled data where the run starts."
+    )
+    spliced: Literal["alone", "together"] = Field(
+        "alone",
+        description="`together`: the SAEs at all hook points of the group, listed in the order of the model, are in the model at once and "
+        "minimise one loss, a set for every sparsity and seed; `alone`: each has the model to itself.",
     )
     start_from: Name | None = Field(
         None,
@@ -110,8 +119,9 @@ class Experiment(Frozen):
         for group, settings in self.runs.items():
             training = self._training(group)
             used |= training.model_fields.keys() - settings_without_effect(settings.objective, training.model_dump())
+            spliced = _spliced(group, settings, training)
             for hook_point in settings.hook_points:
-                for label, sparsity in _sparsities(group, settings, training):
+                for label, sparsity in _sparsities(group, settings, training, hook_point):
                     for seed in settings.seeds:
                         suffix = f"{label}-s{seed}"
                         spec = RunSpec(
@@ -121,6 +131,7 @@ class Experiment(Frozen):
                             objective=settings.objective,
                             seed=seed,
                             start_from=settings.start_from and f"{settings.start_from}-{suffix}",
+                            spliced=spliced,
                             training=training,
                             **sparsity,
                         )
@@ -221,14 +232,41 @@ def _described(settings: RunGroup, training: TrainingConfig) -> str:
     return " with ".join([described[0], ", ".join(described[1:])])
 
 
-def _sparsities(group: str, settings: RunGroup, training: TrainingConfig) -> list[tuple[str, dict[str, float]]]:
+def _spliced(group: str, settings: RunGroup, training: TrainingConfig) -> dict[str, float] | None:
+    """The hook points of the SAEs that are trained together, and the factor of λ at each; None if they are trained alone."""
+    if settings.spliced == "alone":
+        return None
+    where, objective = f"`runs.{group}.spliced` is `together`", OBJECTIVES[settings.objective]
+    blocks = [int(hook_point.split(".")[1]) for hook_point in settings.hook_points]
+    faults = {
+        f"{where}, but the group has one hook point; list two at least, or remove it.": len(blocks) < 2,
+        f"{where}, but its hook points are not in the order of the model; list them so.": blocks != sorted(blocks),
+        f"{where}, which objective `{settings.objective}` has no use for; choose "
+        f"{' or '.join(f'`{name}`' for name, o in OBJECTIVES.items() if o.needs_model and not o.starts_from_run)}, or remove "
+        "it.": not objective.needs_model or objective.starts_from_run,
+        f"{where}, which SAEs of architecture `{training.architecture}`, whose prefixes are trained each for itself, cannot be; choose "
+        "another.": ARCHITECTURES[training.architecture].nested,
+    }
+    for sentence, wrong in faults.items():
+        if wrong:
+            raise UserError(sentence)
+    return {hook_point: settings.sparsity_factors.get(hook_point, 1.0) for hook_point in settings.hook_points}
+
+
+def _sparsities(group: str, settings: RunGroup, training: TrainingConfig, hook_point: str) -> list[tuple[str, dict[str, float]]]:
     """Label for the run's name and field of its spec, per value of k or of the sparsity coefficient."""
     by_k = ARCHITECTURES[training.architecture].by_k
     wanted, other = ("k", "sparsity_coeffs") if by_k else ("sparsity_coeffs", "k")
     if getattr(settings, wanted) is None or getattr(settings, other) is not None:
         raise UserError(f"group `{group}` has architecture `{training.architecture}`: set `{wanted}` and not `{other}`.")
-    field = "k" if by_k else "sparsity_coeff"
-    return [(_label(value, training), {field: value}) for value in getattr(settings, wanted)]
+    idle = settings.sparsity_factors.keys() if by_k else settings.sparsity_factors.keys() - set(settings.hook_points)
+    if idle:
+        why = "whose runs have no λ" if by_k else "which has no runs there"
+        raise UserError(f"`runs.{group}.sparsity_factors.{min(idle)}` has no effect on group `{group}`, {why}; remove it.")
+    if by_k:
+        return [(_label(k, training), {"k": k}) for k in settings.k]
+    factor = settings.sparsity_factors.get(hook_point, 1.0)
+    return [(_label(value, training), {"sparsity_coeff": value * factor}) for value in settings.sparsity_coeffs]
 
 
 def _label(sparsity: float, training: TrainingConfig) -> str:

@@ -182,6 +182,9 @@ class RunSpec(Frozen):
     k: int | None = None
     seed: int
     start_from: str | None = None
+    # the hook points of the SAEs that are trained together with it, itself among them, and the factor of λ at each; not written
+    # where it is trained alone
+    spliced: dict[str, float] | None = Field(None, exclude_if=lambda value: value is None)
     training: TrainingConfig
 
     @property

@@ -31,6 +31,7 @@ _CORPUS_FILES = ("train.npy", "eval.npy", "manifest.json")
 _NO_BYTES = (*(f"run.training.{key}" for key in sorted(WITHOUT_TRACE)), "activations.shard_tokens")
 _MODEL_CODE, _CORPUS_CODE, _CACHE_CODE = "lm.prepare:prepare", "lm.corpus:build_corpus", "activations.cache:write_cache"
 _TRAINING_CODE = "training.run:train_together"
+_JOINT_CODE = "training.joint:train_spliced"
 _NOTEBOOK = "braun2024"  # of the studies that have none of their own
 
 
@@ -337,10 +338,10 @@ class ExperimentPlan(State):
 
     @cached_property
     def trained_together(self) -> dict[str, list[str]]:
-        """The runs that are missing or out of date and that one job trains, where there are several: by the job's place."""
+        """The runs that one job trains, by the job's place: those that are missing or out of date, where there are several; and sets."""
         groups: dict[str, list[str]] = {}
         for run, spec in self.specs.items() if self.experiment.train_together else ():
-            if not spec.start_from:
+            if not spec.start_from and not spec.spliced:
                 groups.setdefault(spec.hook_point, []).append(run)
         parts = {  # by the place of a run among all, so that a run is of the same part while others get done
             f"{at}_{i}" if i else at: runs[i : i + _AT_MOST_TOGETHER]
@@ -351,12 +352,26 @@ class ExperimentPlan(State):
             at: [run for run in runs if not self.is_current(f"train/{run}") and not self._waits(run)]
             for at, runs in parts.items()
         }
-        return {at: runs for at, runs in missing.items() if len(runs) > 1}
+        found = {at: runs for at, runs in missing.items() if len(runs) > 1}
+        for name, runs in self.spliced.items():
+            stale = [run for run in runs if not self.is_current(f"train/{run}")]
+            if not stale or not all(self._waits(run) for run in stale):  # also where all are current: one may be forced
+                found[name] = runs
+        return found
+
+    @cached_property
+    def spliced(self) -> dict[str, list[str]]:
+        """The runs that are spliced in together while they train, in the order of the model, by the name that they share."""
+        sets: dict[str, list[str]] = {}
+        for run, spec in self.specs.items():
+            if spec.spliced:
+                sets.setdefault(spec.name, []).append(run)
+        return sets
 
     def files_from_together(self, run: str) -> list[str]:
         """Files of a run and, last, its record that a job that trains several has left, or will leave, to be taken over."""
         expected = any(run in runs for runs in self.trained_together.values())
-        waits = expected or (self.experiment.train_together and self._waits(run))
+        waits = expected or ((self.experiment.train_together or self.specs[run].spliced) and self._waits(run))
         return [*self.run_files(run, self.together), self._record_from_together(run)] if waits else []
 
     def _record_from_together(self, run: str) -> str:
@@ -395,11 +410,12 @@ class ExperimentPlan(State):
         stage, _, place = job.partition("/")
         if stage != "together":
             return super().inputs(job)
-        files = self.sources() + self.training_data
-        changed = [f"train/{run}" for run in self.trained_together[place] if self.differences(f"train/{run}")]
-        for run in changed[:1]:
-            self.require_sources(run)
-        return files + (self.new_mark(job) if changed else []), bool(changed)
+        jobs = [f"train/{run}" for run in self.trained_together[place]]
+        files = self.sources() + (self.training_data if not all(map(self.is_current, jobs)) else [])
+        changed = [job for job in jobs if self.differences(job)]
+        for job in changed[:1]:
+            self.require_sources(job)
+        return files + (self.new_mark(f"together/{place}") if changed else []), bool(changed)
 
     def _measured_from(self, study: str, place: str) -> list[str]:
         needs, job = self.studies[study].needs, self.measurement(study, place)
@@ -488,7 +504,7 @@ def training_code(spec: RunSpec) -> tuple[str, ...]:
         *_architectures([spec], loaded=spec.start_from is not None),
         *(f"losses:{name}" for name in loss_functions(spec)),
     ]
-    return (_MODEL_CODE, _CORPUS_CODE, _CACHE_CODE, _TRAINING_CODE, *looked_up)
+    return (_MODEL_CODE, _CORPUS_CODE, _CACHE_CODE, _JOINT_CODE if spec.spliced else _TRAINING_CODE, *looked_up)
 
 
 def _architectures(specs: Iterable[RunSpec], loaded: bool = True) -> list[str]:

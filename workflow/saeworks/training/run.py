@@ -12,6 +12,7 @@ from ..store.determinism import deterministic
 from ..store.errors import UserError
 from .data import Data
 from .estimate import describe_run, out_of_memory
+from .joint import train_spliced
 from .loop import train_runs
 from .prepare import Job, Run, prepare
 
@@ -84,10 +85,10 @@ def main(
     fingerprint: list[str] | None = None,
     start_from: str | None = None,
 ) -> None:
-    """Train one SAE, or several of one hook point together.
+    """Train one SAE, several of one hook point together, or a set that is spliced in together.
 
     Args:
-        spec: the run, a `RunSpec`; several train together.
+        spec: the run, a `RunSpec`; several train together. Those of a set are given in the order of the model.
         activations: the `activations` block of the configuration.
         cache: folder of the activation cache.
         model: folder of the prepared model.
@@ -113,6 +114,7 @@ def main(
         Job(one, Path(o), Path(s), f, Path(start_from) if start_from else None)
         for one, o, s, f in zip(specs, out, scratch, fingerprints, strict=True)
     ]
-    train_together(
+    together = train_spliced if specs[0].spliced else train_together
+    together(
         jobs, parse(ActivationsConfig, json.loads(activations), "activations"), Path(cache), Path(model), Path(corpus), device
     )

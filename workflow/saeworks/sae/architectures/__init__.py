@@ -9,7 +9,8 @@ To add one, write a file with
 * `class Options(Frozen)`: its own keys of the `training` block;
 * where it has such options: `INITIAL`, those that only the initialisation reads; `KEPT`, those that a run which continues
   another takes from it; `ADDS_ERROR`, those that add a term with the reconstruction error;
-* `SAVED_AS`, where a trained SAE is saved as another architecture: that one.
+* `SAVED_AS`, where a trained SAE is saved as another architecture: that one;
+* `NESTED`, where prefixes of the dictionary are outputs of their own: true.
 
 The constants and `Options` are also read without importing the file (`config.architectures`): they use nothing but literals,
 `typing`, `pydantic` and `Frozen`.

@@ -18,6 +18,7 @@ from .batch_topk import BatchTopKSAE
 LABEL = "Matryoshka"
 PENALTIES = ()
 SAVED_AS = "jumprelu"
+NESTED = True
 
 
 class Options(Frozen):
