@@ -120,9 +120,10 @@ def _literal(model, tokens, hook_points, saes, downstream, spec, coefficients):
 _GOALS = [("e2e", {}), ("e2e_ds", {}), ("e2e_ds", {"reconstruction_coeff": 0.3}), ("e2e", {"architecture": "topk", "k": 4})]
 
 
-@each("way, goal, hook_points", product([encode_dense, encode_active], _GOALS, _SETS))
-def test_loss_and_gradients_equal_the_whole_model_written_out(way, goal, hook_points):
-    objective, changes = goal
+@each("goal, at", product(range(len(_GOALS)), range(len(_SETS))))
+def test_loss_and_gradients_equal_the_whole_model_written_out(goal, at):
+    (objective, changes), hook_points = _GOALS[goal], _SETS[at]
+    way = (encode_dense, encode_active)[(goal + at) % 2]
     model = tiny_decoder(1, torch.float64)
     specs = _specs(objective, hook_points, **changes)
     tokens = torch.randint(D_VOCAB, (3, 6), generator=torch.Generator().manual_seed(0))
@@ -195,32 +196,30 @@ def _log(folder: Path) -> list[dict]:
 
 
 def test_one_seed_gives_the_same_bytes_from_the_cache_and_the_stream_and_another_seed_others(together):
-    specs = _specs("e2e_ds", _PAIR)
+    specs = _specs("e2e_ds", _PAIR, n_tokens=16 * 4 * CONTEXT)
     first = _bytes(together(specs))
     assert _bytes(together(specs, "again")) == first
-    assert _bytes(together(specs, "stream", ActivationsConfig(source="stream", batch_rows=8))) == first
-    others = _bytes(together(_specs("e2e_ds", _PAIR, seed=1), "other"))
+    assert _bytes(together(specs, "stream", _CONFIG.model_copy(update={"source": "stream"}))) == first
+    others = _bytes(together(_specs("e2e_ds", _PAIR, seed=1, n_tokens=16 * 4 * CONTEXT), "other"))
     assert all(a[name] != b[name] for a, b in zip(first, others, strict=True) for name in _FILES)
 
 
-@each(
-    "objective, changes",
-    [
-        ("e2e", {}),
-        ("e2e_ds", {"downstream_next": 1, "weight_ema": 0.9}),
-        ("e2e", {"architecture": "batch_topk", "dead_features": "auxk", "dead_window_tokens": 50}),
-        ("e2e", {"dead_features": "resample", "dead_window_tokens": 50, "resample_tokens": [480], "statistics_tokens": 100}),
-        (
-            "e2e_ds",
-            {"activation_scale": "norm", "decoder_bias_init": "mean", "dead_features": "ghost_grads", "dead_window_tokens": 50},
-        ),
-        ("e2e", {"architecture": "gated", "activation_scale": "layer_norm"}),
-    ],
-)
-def test_an_interrupted_set_continues_and_ends_with_the_same_bytes(together, monkeypatch, tmp_path, objective, changes):
-    name = f"{objective}-{len(str(changes))}"
-    specs = _specs(objective, _PAIR, n_tokens=20 * 4 * CONTEXT, **changes)
-    expected = _bytes(together(specs, name))
+_WAYS = [
+    ("e2e_ds", {"downstream_next": 1, "weight_ema": 0.9}),
+    ("e2e", {"dead_features": "resample", "dead_window_tokens": 50, "resample_tokens": [480], "statistics_tokens": 100}),
+    ("e2e", {}),
+    ("e2e", {"architecture": "batch_topk", "dead_features": "auxk", "dead_window_tokens": 50}),
+    (
+        "e2e_ds",
+        {"activation_scale": "norm", "decoder_bias_init": "mean", "dead_features": "ghost_grads", "dead_window_tokens": 50},
+    ),
+    ("e2e", {"architecture": "gated", "activation_scale": "layer_norm"}),
+    ("e2e", {"architecture": "jumprelu", "reconstruction_coeff": 0.5, "mse_norm": "variance"}),
+]
+
+
+def _interrupt(together, monkeypatch, specs: list[RunSpec]) -> None:
+    expected = _bytes(together(specs))
     total, seen = JointObjective.total, []
 
     def counted(*given):
@@ -231,14 +230,25 @@ def test_an_interrupted_set_continues_and_ends_with_the_same_bytes(together, mon
             raise OSError("power cut")  # back to the checkpoint at 14 steps
         return total(*given)
 
-    monkeypatch.setattr(JointObjective, "total", counted)
-    with pytest.raises(Interrupted, match=r"set tiny-run stopped at step 9 of 20; the same command continues"):
-        together(specs, name)
-    with pytest.raises(OSError, match="power cut"):
-        together(specs, name)
-    assert _bytes(together(specs, name)) == expected
+    with monkeypatch.context() as patch:
+        patch.setattr(JointObjective, "total", counted)
+        with pytest.raises(Interrupted, match=r"set tiny-run stopped at step 9 of 20; the same command continues"):
+            together(specs)
+        with pytest.raises(OSError, match="power cut"):
+            together(specs)
+        assert _bytes(together(specs)) == expected
     assert len(seen) == 17 + 6
-    monkeypatch.undo()
+
+
+@each("objective, changes", _WAYS[:2])
+def test_an_interrupted_set_continues_and_ends_with_the_same_bytes(together, monkeypatch, objective, changes):
+    _interrupt(together, monkeypatch, _specs(objective, _PAIR, n_tokens=20 * 4 * CONTEXT, **changes))
+
+
+@pytest.mark.slow
+@each("objective, changes", _WAYS[2:])
+def test_an_interrupted_set_of_any_kind_ends_with_the_same_bytes(together, monkeypatch, objective, changes):
+    _interrupt(together, monkeypatch, _specs(objective, _PAIR, n_tokens=20 * 4 * CONTEXT, **changes))
 
 
 def test_the_first_step_is_that_of_the_values_each_would_start_from_alone(together, tmp_path, cache, tiny_model, tiny_corpus):
@@ -293,7 +303,7 @@ def test_a_wrong_set_is_one_sentence(together):
         (pair[:1], r"run tiny-run trains together with those of its name at .*, and with no others; give one --spec for each"),
         ([pair[0], pair[1].model_copy(update={"name": "other"})], r"trains together with those of its name"),
         (pair[::-1], r"`runs.tiny.hook_points` has blocks.1.hook_resid_pre after .* which does not depend on it"),
-        (_specs("e2e", _PAIR, lr=1e3, grad_clip=None), r"the loss of run tiny-run is .* at step \d+ .*lower `lr`"),
+        ([pair[0], pair[1].model_copy(update={"sparsity_coeff": 1e39})], r"the loss of run tiny-run is nan with .* lower `lr`"),
     ):
         with pytest.raises(UserError, match=sentence):
             together(specs)
