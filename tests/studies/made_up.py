@@ -502,13 +502,14 @@ def with_rates(folder: Path) -> Path:
 
 
 def with_spliced(folder: Path) -> Path:
-    """Add table `spliced`: two sets of hook points, every run's name at each."""
+    """Add tables `spliced` and `spliced_saes`: two sets of hook points, every run's name at each."""
     runs = pd.read_parquet(folder / "runs.parquet")
     runs = runs.assign(name=runs["run"].str.rsplit("/", n=1).str[-1]).drop_duplicates("name")
     parts = [
         runs.assign(
             hook_points=" + ".join(hook_points),
             n_saes=len(hook_points),
+            trained="alone",
             ce_increase=0.3,
             kl=0.31,
             sum_of_single=0.25,
@@ -518,6 +519,8 @@ def with_spliced(folder: Path) -> Path:
         for hook_points in ((HOOK, "blocks.6.hook_resid_pre"), ("blocks.2.hook_resid_pre", HOOK, "blocks.6.hook_resid_pre"))
     ]
     pd.concat(parts)[columns_of("spliced")].to_parquet(folder / "spliced.parquet")
+    saes = [part.assign(hook_point=at, l0_set=11.0, l0_alone=12.0, ce_increase_alone=0.1) for part in parts for at in (HOOK,)]
+    pd.concat(saes)[columns_of("spliced_saes")].to_parquet(folder / "spliced_saes.parquet")
     return folder
 
 

@@ -11,9 +11,10 @@ from tests.tiny_pipeline import HOOK, tiny_decoder
 
 from saeworks.lm.corpus import load_rows
 from saeworks.lm.prepare import load_model
+from saeworks.lm.several import in_order
 from saeworks.sae.formats import load_sae
 from saeworks.store.errors import UserError
-from saeworks.studies.spliced.measure import evaluate_set, in_order
+from saeworks.studies.spliced.measure import evaluate_set
 
 
 class Scaled:
@@ -51,6 +52,16 @@ def test_a_set_is_the_pass_with_each_output_in_its_place(experiment):
     assert found["hook_points"] == f"{HOOK} + {LATER}" and (found["name"], found["n_saes"]) == ("e2e", 2)
     assert found["ce_increase"] == pytest.approx(both - clean, abs=1e-5)
     assert found["sum_of_single"] == pytest.approx(sum(singles) - 2 * clean, abs=1e-5)
+    assert found["trained"] == "alone"
+    with torch.no_grad():
+        values = model.hook_values(tokens, [HOOK, LATER])
+        after, _ = model.blocks(saes[0](values[HOOK])[0], 1, 2)
+        l0 = [
+            (sae.encode(x) > 0).sum().item() / tokens.numel() for sae, x in zip(saes * 2, [*values.values(), values[HOOK], after])
+        ]
+    each = pd.read_parquet(experiment.tables / "spliced_saes.parquet")
+    assert each["l0_alone"].tolist() == pytest.approx(l0[:2]) and each["l0_set"].tolist() == pytest.approx(l0[2:])
+    assert each["hook_point"].tolist() == [HOOK, LATER] and l0[1] != l0[3]
     assert found["ratio"] == pytest.approx(found["ce_increase"] / found["sum_of_single"])
 
 
@@ -61,17 +72,18 @@ def test_any_hook_points_can_be_set_together_and_ones_that_change_nothing_cost_n
         ["blocks.1.hook_attn_out", "blocks.1.hook_mlp_out", "blocks.2.attn.hook_z"],
         ["blocks.0.hook_resid_post", "blocks.2.hook_resid_pre", "blocks.3.hook_resid_post"],
     ):
-        sites = in_order(model, names, "sets.0")
-        same = evaluate_set(model, sites, [Scaled(1.0)] * 3, rows, 1)
+        sites = in_order(names, model.arch, "sets.0")
+        same, _ = evaluate_set(model, sites, [Scaled(1.0)] * 3, rows, 1)
         assert same["ce_increase"] == pytest.approx(0, abs=1e-6) and same["kl"] == pytest.approx(0, abs=1e-6)
-        one = evaluate_set(model, sites, [Scaled(1.0), Scaled(0.3), Scaled(1.0)], rows, 2)
+        one, each = evaluate_set(model, sites, [Scaled(1.0), Scaled(0.3), Scaled(1.0)], rows, 2)
+        assert [sae["ce_increase_alone"] for sae in each] == pytest.approx([0, one["sum_of_single"], 0], abs=1e-6)
         assert one["ce_increase"] == pytest.approx(one["sum_of_single"], abs=1e-5) and one["kl"] > 1e-3
 
 
 def test_a_set_in_another_order_is_one_sentence():
     for names in ([LATER, HOOK], [HOOK, HOOK]):
         with pytest.raises(UserError, match=r"`sets.0` has .* which does not depend on it"):
-            in_order(tiny_decoder(0), names, "sets.0")
+            in_order(names, tiny_decoder(0).arch, "sets.0")
 
 
 def test_a_set_at_which_no_run_is_is_one_sentence(experiment, tmp_path):

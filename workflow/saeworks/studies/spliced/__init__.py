@@ -23,9 +23,10 @@ STUDY = Study(
                 "hook_points": Column(f"hook points: {_JOINED}"),
                 "n_saes": Column("SAEs in the model at once"),
                 "name": Column("name of the runs, the same at each hook point"),
+                "trained": Column("how they were trained: each `alone`, `together`, or in `another set` of which these are some"),
                 "objective": Column("training objective"),
                 "architecture": Column("architecture of the SAEs"),
-                "sparsity_coeff": Column("sparsity coefficient λ; missing where k is given"),
+                "sparsity_coeff": Column("sparsity coefficient λ of the first; missing where k is given"),
                 "k": Column("active features that the architecture aims at; missing where λ is given", "features/token"),
                 "seed": Column("training seed"),
                 "ce_increase": Column("increase of the cross-entropy with all of them", "nats/token"),
@@ -34,7 +35,18 @@ STUDY = Study(
                 "ratio": Column("the first over the second: 1 where they add up"),
                 "n_tokens": Column("tokens behind the values", "tokens"),
             },
-        )
+        ),
+        "spliced_saes": Table(
+            "One row per SAE of each row of `spliced`.",
+            {
+                "hook_points": Column(f"hook points: {_JOINED}"),
+                "name": Column("name of the runs, the same at each hook point"),
+                "hook_point": Column("where this SAE sits"),
+                "l0_set": Column("features active on what it reads behind the others of the set", "features/token"),
+                "l0_alone": Column("features active on what it reads alone", "features/token"),
+                "ce_increase_alone": Column("increase of the cross-entropy with it alone", "nats/token"),
+            },
+        ),
     },
     figures={"spliced_table": SplicedTable},
 )

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ...lm.bridge import BridgeModel
 from ...lm.decoder import Decoder
+from ...lm.several import continue_through, in_order
 from ...lm.sites import Site
 from ...sae.base import SAE
 from ...store.errors import UserError
+from ...store.files import read_json
 from ..evaluation import Sums, token_losses
 from ..place import Place
 from .settings import SplicedConfig
@@ -29,81 +31,82 @@ def measure(place: Place, config: SplicedConfig) -> dict[str, pd.DataFrame]:
     rows = place.held_out(config.n_tokens, "studies.spliced.n_tokens")
     runs = place.table("runs")
     runs = runs.assign(name=runs["run"].str.rsplit("/", n=1).str[-1])
-    records = []
+    records, members = [], []
     for number, hook_points in enumerate(config.sets or []):
-        sites = in_order(place.model, hook_points, f"studies.spliced.sets.{number}")
+        sites = in_order(hook_points, place.model.arch, f"studies.spliced.sets.{number}")
         named = runs[runs["hook_point"].isin(hook_points)].groupby("name", sort=False)
         complete = {name: alike for name, alike in named if set(alike["hook_point"]) == set(hook_points)}
         if not complete:
             raise UserError(f"`studies.spliced.sets.{number}` names hook points at which no run of the same name is; correct it.")
         for name, alike in complete.items():
             saes = [place.sae(f"{hook_point}/{name}") for hook_point in hook_points]
-            losses = evaluate_set(place.model, sites, saes, rows, config.batch_rows)
+            of_set, each = evaluate_set(place.model, sites, saes, rows, config.batch_rows)
+            which = {"hook_points": " + ".join(hook_points), "name": name}
             of_run = alike.iloc[0][_OF_RUN].to_dict()
-            records.append({"hook_points": " + ".join(hook_points), "n_saes": len(saes), "name": name, **of_run, **losses})
-    table = pd.DataFrame(records)
-    return {"spliced": table.astype({"sparsity_coeff": "float64", "k": "Int64"}) if len(table) else table}
+            trained = _trained(place, f"{hook_points[0]}/{name}", hook_points)
+            records.append({**which, "n_saes": len(saes), "trained": trained, **of_run, **of_set})
+            members += [{**which, "hook_point": at, **of_sae} for at, of_sae in zip(hook_points, each, strict=True)]
+    return {
+        "spliced": pd.DataFrame(records).astype({"sparsity_coeff": "float64", "k": "Int64"}),
+        "spliced_saes": pd.DataFrame(members),
+    }
 
 
-def in_order(model: Decoder | BridgeModel, hook_points: list[str], key: str) -> list[Site]:
-    """The sites of a set.
-
-    Raises:
-        UserError: one is not downstream of the one before it; `key` is the setting that names them.
-    """
-    sites = [Site.parse(name, model.arch) for name in hook_points]
-    for before, after in zip(sites, sites[1:], strict=False):
-        if not {after.canonical(model.arch), _stream(after, model)} <= set(before.downstream(model.arch)):
-            raise UserError(
-                f"`{key}` has {after.name} after {before.name}, which does not depend on it; list them in the order of the model."
-            )
-    return sites
-
-
-def _stream(site: Site, model: Decoder | BridgeModel) -> str:
-    return Site.parse(site.stream, model.arch).canonical(model.arch)
+def _trained(place: Place, run: str, hook_points: list[str]) -> str:
+    """How a run of a set was trained: `alone`, `together` with the others, or in `another set`."""
+    joint = read_json(place.folder(run) / "manifest.json")["spec"].get("spliced")
+    return "alone" if joint is None else "together" if set(joint) == set(hook_points) else "another set"
 
 
 @torch.no_grad()
 def evaluate_set(
     model: Decoder | BridgeModel, sites: list[Site], saes: list[SAE], rows: Int[np.ndarray, "rows pos"], batch_rows: int
-) -> dict[str, float]:
-    """Increase of the cross-entropy and KL divergence with all SAEs, and the sum of the increases with each alone."""
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Increase of the cross-entropy and KL divergence with all SAEs, and the sum of the increases with each alone; and of each SAE
+    that increase, and L0 in the set and alone."""
     sums = Sums()
     for start in range(0, len(rows), batch_rows):
         tokens = torch.from_numpy(rows[start : start + batch_rows].astype(np.int64)).to(model.device)
         values = model.hook_values(tokens, dict.fromkeys(name for site in sites for name in (site.name, site.stream)))
         x, stream = values[sites[0].name], values[sites[0].stream]
         clean, _ = model.continue_from(sites[0], x, x, stream)
-        others = {"set": spliced(model, sites, saes, x, stream)}
+        with_all, fired = spliced(model, sites, saes, values)
+        others = {"set": with_all}
         for i, (site, sae) in enumerate(zip(sites, saes, strict=True)):
-            others[str(i)] = spliced(model, [site], [sae], values[site.name], values[site.stream])
+            others[str(i)], (alone,) = spliced(model, [site], [sae], values)
+            sums.add(("l0_set", i), fired[i])
+            sums.add(("l0_alone", i), alone)
         for name, value in token_losses(model, clean, others, tokens).items():
             sums.add(name, value)
     clean_ce = sums.mean("ce_clean", "all")
     together = sums.mean("ce_set", "all") - clean_ce
-    alone = sum(sums.mean(f"ce_{i}", "all") - clean_ce for i in range(len(sites)))
-    return {
+    each = [
+        {
+            "ce_increase_alone": sums.mean(f"ce_{i}", "all") - clean_ce,
+            **{name: sums.mean((name, i), "all") for name in ("l0_set", "l0_alone")},
+        }
+        for i in range(len(sites))
+    ]
+    alone = sum(sae["ce_increase_alone"] for sae in each)
+    of_set = {
         "ce_increase": together,
         "kl": sums.mean("kl_set", "all"),
         "sum_of_single": alone,
         "ratio": together / alone if alone > 0 else float("nan"),
         "n_tokens": rows.size,
     }
+    return of_set, each
 
 
 def spliced(
-    model: Decoder | BridgeModel,
-    sites: list[Site],
-    saes: list[SAE],
-    x: Float[Tensor, "rows pos d_in"],
-    stream: Float[Tensor, "rows pos d_model"],
-) -> Float[Tensor, "rows pos d_model"]:
-    """The residual after the last block with all SAEs; `x` and `stream` are the clean values at the first site."""
-    for number, (site, sae) in enumerate(zip(sites, saes, strict=True)):
-        after = sites[number + 1 : number + 2]
-        names = [name for later in after for name in (later.canonical(model.arch), _stream(later, model))]
-        last, values = model.continue_from(site, sae(x)[0], x, stream, capture=dict.fromkeys(names))
-        if after:
-            x, stream = (values[name] for name in names)
-    return last
+    model: Decoder | BridgeModel, sites: list[Site], saes: list[SAE], values: dict[str, Tensor]
+) -> tuple[Float[Tensor, "rows pos d_model"], list[Int[Tensor, "rows pos"]]]:
+    """The residual after the last block with all SAEs, from the clean `values` at the first; and the active features of each."""
+    fired = []
+
+    def output(number: int, x: Tensor) -> Tensor:
+        reconstruction, codes = saes[number](x)
+        fired.append((codes != 0).sum(dim=-1))
+        return reconstruction
+
+    return continue_through(model, sites, output, values[sites[0].name], values[sites[0].stream])[0], fired

@@ -30,7 +30,7 @@ class SplicedTable(TableStyle):
     """Increase of the cross-entropy of several SAEs at once against the sum of each alone."""
 
     label = "SAEs spliced in together"
-    reads = ("spliced",)
+    reads = ("spliced", "spliced_saes")
 
     @classmethod
     def applies(cls, runs: Sequence[RunSpec]) -> bool:
