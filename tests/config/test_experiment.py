@@ -32,6 +32,7 @@ _SMALL = {
 }
 _HOOK = "blocks.4.hook_resid_pre"
 _TUNED = {"objective": "finetune", "hook_points": [_HOOK], "sparsity_coeffs": [1], "start_from": "local"}
+_PAIR = {"objective": "e2e", "hook_points": ["blocks.2.hook_mlp_out", _HOOK], "sparsity_coeffs": [1], "spliced": "together"}
 _TEXT = {"source": "text", "files": ["a.txt"]}
 _HUB = {"source": "hub", "name": "owner/corpus"}
 
@@ -326,6 +327,37 @@ _FAULTS = [
     (
         "runs/tuned", _TUNED | {"training": {"downstream_hook_points": ["blocks.5.hook_resid_pre"]}},
         "`runs.tuned.training.downstream_hook_points` has no effect on objective `finetune` with architecture `relu`; remove it.",
+    ),
+    # sets that train together
+    (
+        "runs/pair", _PAIR | {"hook_points": [_HOOK]},
+        "`runs.pair.spliced` is `together`, but the group has one hook point; list two at least, or remove it.",
+    ),
+    (
+        "runs/pair", _PAIR | {"hook_points": [_HOOK, "blocks.2.hook_mlp_out"]},
+        "`runs.pair.spliced` is `together`, but its hook points are not in the order of the model; list them so.",
+    ),
+    *(
+        (
+            "runs/pair", _PAIR | {"objective": objective} | start,
+            f"`runs.pair.spliced` is `together`, which objective `{objective}` has no use for; choose `e2e` or `e2e_ds`, or remove it.",
+        )
+        for objective, start in [("local", {}), ("finetune", {"start_from": "local"})]
+    ),
+    (
+        "runs/pair",
+        {key: value for key, value in _PAIR.items() if key != "sparsity_coeffs"}
+        | {"k": [4], "training": {"architecture": "matryoshka_batch_topk"}},
+        "`runs.pair.spliced` is `together`, which SAEs of architecture `matryoshka_batch_topk`, whose prefixes are trained each for itself, "
+        "cannot be; choose another.",
+    ),
+    (
+        "runs/local/sparsity_factors", {"blocks.2.hook_resid_pre": 2},
+        "`runs.local.sparsity_factors.blocks.2.hook_resid_pre` has no effect on group `local`, which has no runs there; remove it.",
+    ),
+    (
+        "runs/local", {"objective": "local", "hook_points": [_HOOK], "k": [4], "sparsity_factors": {_HOOK: 2}, "training": {"architecture": "topk"}},
+        f"`runs.local.sparsity_factors.{_HOOK}` has no effect on group `local`, whose runs have no λ; remove it.",
     ),
 ]  # fmt: skip
 
@@ -658,6 +690,17 @@ def test_a_finetuned_group_continues_the_runs_and_the_settings_of_another():
     assert (training.pre_bias, training.d_sae, training.lr, training.n_tokens) == (True, 64, 5e-5, 2048)
     assert (training.kl_coeff, training.downstream_coeff, training.reconstruction_coeff) == (None, None, None)  # of the objective
     assert training.decoder_init == TrainingConfig().decoder_init  # has no effect
+
+
+def test_sets_have_one_λ_and_seed_and_a_factor_at_each_hook_point():
+    pair = _PAIR | {"sparsity_coeffs": [1, 3], "seeds": [0, 1], "sparsity_factors": {_HOOK: 0.5}}
+    specs = parse_experiment(_SMALL | {"runs": {"pair": pair, "alone": pair | {"spliced": "alone"}}}).run_specs()
+    names = [(s.name, s.hook_point, s.sparsity_coeff) for s in specs[:8]]
+    assert names[:4] == [(f"pair-c{λ}-s{seed}", "blocks.2.hook_mlp_out", λ) for λ in (1, 3) for seed in (0, 1)]
+    assert names[4:] == [(f"pair-c{λ}-s{seed}", _HOOK, λ / 2) for λ in (1, 3) for seed in (0, 1)]
+    assert all(s.spliced == {"blocks.2.hook_mlp_out": 1.0, _HOOK: 0.5} for s in specs[:8])
+    assert [(s.hook_point, s.sparsity_coeff, s.spliced) for s in specs[8:]] == [(at, λ, None) for _, at, λ in names]
+    assert all(("spliced" in s.model_dump()) == (s.group == "pair") for s in specs)  # files of others are as they were
 
 
 def test_a_setting_of_the_block_that_one_group_uses_is_no_error():

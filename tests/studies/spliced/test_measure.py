@@ -56,9 +56,8 @@ def test_a_set_is_the_pass_with_each_output_in_its_place(experiment):
     with torch.no_grad():
         values = model.hook_values(tokens, [HOOK, LATER])
         after, _ = model.blocks(saes[0](values[HOOK])[0], 1, 2)
-        l0 = [
-            (sae.encode(x) > 0).sum().item() / tokens.numel() for sae, x in zip(saes * 2, [*values.values(), values[HOOK], after])
-        ]
+        read = zip(saes * 2, [*values.values(), values[HOOK], after], strict=True)
+        l0 = [(sae.encode(x) > 0).sum().item() / tokens.numel() for sae, x in read]
     each = pd.read_parquet(experiment.tables / "spliced_saes.parquet")
     assert each["l0_alone"].tolist() == pytest.approx(l0[:2]) and each["l0_set"].tolist() == pytest.approx(l0[2:])
     assert each["hook_point"].tolist() == [HOOK, LATER] and l0[1] != l0[3]
