@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -78,3 +79,28 @@ def test_after_a_killed_snakemake_the_next_call_continues_and_gives_the_same_byt
     config.write_text(yaml.safe_dump(values | {"train_together": False}))
     snakemake(alone, "--", "saes", config=config)
     assert_same_results(alone, empty, at_least=10)
+
+
+def test_a_set_trains_in_one_job_and_each_of_its_runs_is_taken_from_there(empty, variant):
+    later = "blocks.2.hook_resid_pre"
+    pair = {"objective": "e2e", "hook_points": [HOOK, later], "sparsity_coeffs": [0.01], "spliced": "together"}
+    config = variant(runs={"pair": pair}, draw=["spliced_table", "wall_clock"], **{"studies.spliced": {"sets": [[HOOK, later]]}})
+    joint = "train_together_pair_c0_01_s0"
+    jobs = planned(snakemake(empty, config=config))
+    assert (jobs[joint], jobs["train"], jobs["measure_spliced"]) == (1, 2, 1)
+    assert not [path for path in (empty / "scratch" / "tiny" / "together").rglob("*") if path.is_file()]
+    assert planned(snakemake(empty, "-n", config=config)) == {}
+    table = pd.read_parquet(empty / "results/tiny/tables/spliced.parquet")
+    assert table["trained"].tolist() == ["together"] and table["name"].tolist() == ["pair-c0.01-s0"]
+    timing = pd.read_parquet(empty / "results/tiny/timing/timing.parquet")
+    assert timing["job"].tolist() == ["together", "together"]
+    for folder in ("data/prepared", "data/activations", "scratch"):  # what a clone does not have
+        shutil.rmtree(empty / folder)
+    assert planned(snakemake(empty, "-n", config=config)) == {}
+    run = empty / "results/tiny/saes" / later / "pair-c0.01-s0"
+    before = (run / "sae_weights.safetensors").read_bytes()
+    shutil.rmtree(run)
+    jobs = planned(snakemake(empty, config=config))
+    assert jobs[joint] == 1 and not any(name.startswith(("measure", "spliced", "fidelity")) for name in jobs)
+    assert (run / "sae_weights.safetensors").read_bytes() == before
+    assert planned(snakemake(empty, "--forcerun", "train", "-n", config=config))[joint] == 1

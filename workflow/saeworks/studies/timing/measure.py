@@ -19,8 +19,8 @@ _LOADING_SECONDS = 1.0  # of CPU: less than it takes to load PyTorch, so a job t
 def job_record(path: Path) -> tuple[str, float]:
     """`(job, seconds)` of a run from the record `path` of its training job.
 
-    The job is `alone` if it trained this run, `together` if several runs of the hook point were trained in one job from which
-    this one only took its files, and `unknown` without a record; only the first has a wall-clock of its own.
+    The job is `alone` if it trained this run, `together` if several runs were trained in one job from which this one only took its
+    files, and `unknown` without a record; only the first has a wall-clock of its own.
 
     Raises:
         UserError: the record is damaged.
@@ -34,8 +34,7 @@ def job_record(path: Path) -> tuple[str, float]:
         raise UserError(
             f"{path} is no benchmark record of Snakemake ({error}); delete it and the table `timing` beside it."
         ) from None
-    joint = any(path.parent.glob("together*.tsv")) or any(path.parent.parent.glob(f"{path.parent.name}_*/together*.tsv"))
-    if joint and not cpu >= _LOADING_SECONDS:
+    if any(path.parent.parent.glob("*/together*.tsv")) and not cpu >= _LOADING_SECONDS:
         return "together", math.nan
     return "alone", seconds
 
