@@ -100,7 +100,7 @@ def test_a_set_trains_in_one_job_and_each_of_its_runs_is_taken_from_there(empty,
     run = empty / "results/tiny/saes" / later / "pair-c0.01-s0"
     before = (run / "sae_weights.safetensors").read_bytes()
     shutil.rmtree(run)
-    jobs = planned(snakemake(empty, config=config))
-    assert jobs[joint] == 1 and not any(name.startswith(("measure", "spliced", "fidelity")) for name in jobs)
+    jobs = planned(snakemake(empty, "--", "saes", config=config))
+    assert (jobs[joint], jobs["train"]) == (1, 2) and planned(snakemake(empty, "-n", config=config)) == {}
     assert (run / "sae_weights.safetensors").read_bytes() == before
-    assert planned(snakemake(empty, "--forcerun", "train", "-n", config=config))[joint] == 1
+    assert planned(snakemake(empty, "--forcerun", "train", "-n", "--", "saes", config=config))[joint] == 1

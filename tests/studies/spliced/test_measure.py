@@ -14,7 +14,9 @@ from saeworks.lm.prepare import load_model
 from saeworks.lm.several import in_order
 from saeworks.sae.formats import load_sae
 from saeworks.store.errors import UserError
-from saeworks.studies.spliced.measure import evaluate_set
+from saeworks.store.files import write_json
+from saeworks.studies.place import Place
+from saeworks.studies.spliced.measure import _trained, evaluate_set
 
 
 class Scaled:
@@ -90,3 +92,13 @@ def test_a_set_at_which_no_run_is_is_one_sentence(experiment, tmp_path):
 
     with pytest.raises(UserError, match=r"`studies.spliced.sets.0` names hook points at which no run of the same name is"):
         experiment.measure(studies()["spliced"], "", tmp_path, sets=[[HOOK, "blocks.3.hook_resid_pre"]])
+
+
+def test_how_a_set_was_trained_is_read_from_its_runs(tmp_path):
+    place = Place(tmp_path)
+    for number, (joint, expected) in enumerate(
+        [(None, "alone"), ([HOOK, LATER], "together"), ([HOOK, LATER, "blocks.3.hook_resid_pre"], "another set")]
+    ):
+        spec = {"name": "e2e"} | ({"spliced": dict.fromkeys(joint, 1.0)} if joint else {})
+        write_json(place.folder(f"{HOOK}/{number}") / "manifest.json", {"spec": spec})
+        assert _trained(place, f"{HOOK}/{number}", [LATER, HOOK]) == expected

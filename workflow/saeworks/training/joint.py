@@ -76,7 +76,7 @@ def train_spliced(
             runs = []
             for number, (job, its) in enumerate(zip(jobs, data, strict=True)):
                 runs.append(prepare(replace(job, scratch=scratch / str(number)), its, device))
-                print(describe_run(job.spec, runs[-1].member.sae, its.source, first.model, runs[-1].member.n_steps), flush=True)
+                print(describe_run(job.spec, runs[-1].member.sae, its.source, its.model, runs[-1].member.n_steps), flush=True)
             first.capture = _downstream(runs[0].member.objective.downstream, specs[0], sites, first)
             runs[0].member.objective.downstream = first.capture
             joint = JointMember([run.member for run in runs], sites)
