@@ -43,9 +43,8 @@ def _leaf_keys(schema: dict[str, Any], node: dict[str, Any], path: str) -> set[s
         return set().union(*(_leaf_keys(schema, option, path) for option in node["oneOf"]))
     if "properties" in node:
         return set().union(*(_leaf_keys(schema, field, f"{path}.{key}") for key, field in node["properties"].items()))
-    named = node.get("additionalProperties")
-    if isinstance(named, dict) and "$ref" in named or "patternProperties" in node:
-        inner = named if isinstance(named, dict) else next(iter(node["patternProperties"].values()))
+    inner = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), None)
+    if isinstance(inner, dict) and "$ref" in inner:
         return _leaf_keys(schema, inner, f"{path}.<name>")
     return {path.removeprefix(".")}
 
