@@ -81,7 +81,11 @@ def _other_seeds(runs: pd.DataFrame) -> dict[str, str]:
 def log_probabilities(model: Decoder | BridgeModel, last: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens vocabulary"]:
     """Predictions from the residual after the last block, in float32 at least."""
     logits = model.logits(last)
-    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=-1)
+    return logits.to(_precision(logits)).log_softmax(dim=-1)
+
+
+def _precision(values: Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def kl(
@@ -103,22 +107,18 @@ def divergences(
 
     The logits of `at_once` tokens are held at once, and the clean ones computed once for all perturbed ones.
     """
-    ce, divergence, increase = [], [], []
+    ce, shape = clean.new_empty(len(clean), dtype=_precision(clean)), (len(perturbed), len(clean))
+    divergence, increase = ce.new_empty(shape), ce.new_empty(shape)
     for start in range(0, len(clean), at_once):
         part = slice(start, start + at_once)
         log_p, target = log_probabilities(model, clean[part]), targets[part, None]
         p, own = log_p.exp(), log_p.gather(-1, target)[:, 0]
-        p_log_p = log_p.mul_(p).sum(dim=-1)
-        ce.append(-own)
-        found = []
-        for last in perturbed:
+        p_log_p, ce[part] = log_p.mul_(p).sum(dim=-1), -own
+        for i, last in enumerate(perturbed):
             log_q = log_probabilities(model, last[part])
-            increases = own - log_q.gather(-1, target)[:, 0]
-            found.append(torch.stack([kl(p, p_log_p, log_q), increases]))
-        together = torch.stack(found)
-        divergence.append(together[:, 0])
-        increase.append(together[:, 1])
-    return torch.cat(ce), torch.cat(divergence, dim=1), torch.cat(increase, dim=1)
+            increase[i, part] = own - log_q.gather(-1, target)[:, 0]
+            divergence[i, part] = kl(p, p_log_p, log_q)
+    return ce, divergence, increase
 
 
 @dataclass
