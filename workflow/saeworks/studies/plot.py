@@ -18,7 +18,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from ..config.figures import FigureStyle
@@ -260,9 +260,10 @@ def cosine_axis(panel: Axes) -> None:
 
 
 def plain_log_ticks(axis: Axis, values: pd.Series) -> None:
-    """Label a logarithmic axis with plain numbers: powers of ten, and twice and five times them if `values` span few decades."""
+    """Label a logarithmic axis with plain numbers: powers of ten, and twice and five times them if `values` span few decades; a few
+    others where they are so close that it would have none of these."""
     values = values[values > 0]
-    wide = values.empty or values.max() / values.min() > 300
-    axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    span = np.inf if values.empty else values.max() / values.min()
+    axis.set_major_locator(MaxNLocator(3) if 1 < span < 2 else LogLocator(subs=(1,) if span > 300 else (1, 2, 5)))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_formatter(NullFormatter())

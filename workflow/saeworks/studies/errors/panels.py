@@ -49,6 +49,7 @@ def bars_by_kind(
     y_label: str,
     y_scale: str = "linear",
     base: float | None = None,
+    share_y: bool = True,
     n_columns: int = 1,
     of_column: Callable[[int], str] = lambda column: "",
 ) -> Figure:
@@ -60,10 +61,11 @@ def bars_by_kind(
         base: where the bars of a logarithmic axis begin and a dotted line is drawn; None: at its lower end, without a line.
         value: mean and bounds of an intervention on a run, NaN where it was not measured; the run's name, for panels of several
             columns followed by `/` and the column.
+        share_y: whether panels of different kinds have the same axis.
         n_columns: panels of a kind; `of_column` says what each shows.
     """
     present, hooks = kinds(runs), hook_points(runs)
-    figure, axes = panels(config, len(present), n_columns, sharey=True, sharex=True)
+    figure, axes = panels(config, len(present), n_columns, sharey="all" if share_y else "row", sharex=True)
     for row, kind in zip(axes, present, strict=True):
         for column, panel in enumerate(row):
             for x, hook_point in enumerate(hooks):

@@ -37,8 +37,8 @@ INTERVENTIONS = {
     "other_seed": Intervention("another seed's error", "x plus ε along the error of an SAE that differs in its seed alone", "#AA4499"),
     "on_directions": Intervention("error on top directions", "x plus the error's part in the first principal directions", "#332288"),
     "off_directions": Intervention("error off top directions", "x plus the rest of the error", "#88CCEE"),
-    "on_unread": Intervention("error where little is read", "x plus the error's part in the directions that later layers read least", "#DDDDDD"),
-    "off_unread": Intervention("error where more is read", "x plus the rest of the error", "#EE8866"),
+    "on_unread": Intervention("error where little is read", "x plus the error's part in the directions that later layers read least", "#AA3377"),
+    "off_unread": Intervention("error where more is read", "x plus the rest of the error", "#EE99AA"),
     "layer_norm": Intervention("SAE, LayerNorm-aware", "x̂ with the mean over components of x, and its norm about that mean", "#999933"),
     "after_first": Intervention("SAE after position 0", "x̂, but x at position 0", "#661100"),
 }  # fmt: skip
