@@ -53,7 +53,7 @@ class TextCorpus(_Packed):
 
     source: Literal["text"] = Field("text", description="Local text files (.txt, .txt.xz, .jsonl).")
     files: Annotated[list[FilePath], Field(min_length=1)] = Field(
-        description="Paths, read in this order; relative ones begin in the working directory. Text files separate documents by a line `<|endoftext|>`."
+        description="Paths, read in this order; relative ones begin in the working directory. Text files separate documents by a line `<|endoftext|>`; UTF-8, without a byte order mark. Line ends of Windows are read as `\\n` in .txt and .jsonl files and refused in .txt.xz files."
     )
     field: str = Field("text", description="Field of a .jsonl line that holds the text.")
     collapse_newlines: bool = Field(False, description="Replace each run of newlines by one.")
