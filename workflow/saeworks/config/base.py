@@ -7,14 +7,17 @@ import re
 import reprlib
 import typing
 from pathlib import Path
-from typing import Any, NewType, TypeVar
+from typing import Annotated, Any, NewType, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..store.errors import UserError, did_you_mean
 
 Json = NewType("Json", str)
 """Settings as JSON text, as they pass from a rule to a command; on the command line also `@file`, or `-` for standard input."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as far as every library takes one
 
 
 class Frozen(BaseModel):

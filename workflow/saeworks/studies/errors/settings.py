@@ -51,11 +51,13 @@ class ErrorsConfig(Frozen):
 
     n_tokens: PositiveInt | None = Field(
         None,
+        le=10**10,
         description="Held-out tokens used, rounded down to whole rows; null: no such study. 65,536 take a minute per run of a small model.",
     )
-    batch_rows: PositiveInt = Field(8, description="Rows whose activations are held at once.")
+    batch_rows: PositiveInt = Field(8, le=2**16, description="Rows whose activations are held at once.")
     logits_mb: PositiveInt = Field(
         1024,
+        le=2**20,
         description="Memory for the predictions of some tokens over the whole vocabulary, in MiB; fewer are held at once where they do not fit.",
     )
     interventions: Annotated[list[InterventionName], Field(min_length=1)] | None = Field(
@@ -65,19 +67,19 @@ class ErrorsConfig(Frozen):
         "those of it among " + ", ".join(f"`{name}`" for name in OF_EVERY_RUN) + ".",
     )
     single_position: NonNegativeInt = Field(
-        32, description="Position that alone is replaced, in a pass of its own; at most the middle of a row."
+        32, le=2**20, description="Position that alone is replaced, in a pass of its own; at most the middle of a row."
     )
     following: NonNegativeInt = Field(
-        16, description="Positions after it whose output is compared too, as far as a row has them."
+        16, le=2**20, description="Positions after it whose output is compared too, as far as a row has them."
     )
     draw_position: NonNegativeInt = Field(
-        48, description="Position at which many random directions are tried; at most the middle of a row."
+        48, le=2**20, description="Position at which many random directions are tried; at most the middle of a row."
     )
     draw_tokens: NonNegativeInt = Field(
-        60, description="Held-out rows in which they are tried, whatever `n_tokens`, as far as there are."
+        60, le=10**6, description="Held-out rows in which they are tried, whatever `n_tokens`, as far as there are."
     )
-    n_draws: Annotated[int, Field(ge=2)] = Field(500, description="Random directions for each of these tokens.")
-    sweep_rows: PositiveInt = Field(16, description="Rows of the sweeps over length and cosine, as far as there are.")
+    n_draws: Annotated[int, Field(ge=2)] = Field(500, le=10**6, description="Random directions for each of these tokens.")
+    sweep_rows: PositiveInt = Field(16, le=2**16, description="Rows of the sweeps over length and cosine, as far as there are.")
     lengths: Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
         [0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0],
         description="Lengths to which errors and random vectors are rescaled, over the mean norm of the activations after position 0.",
@@ -87,10 +89,10 @@ class ErrorsConfig(Frozen):
     )
     noise_norm: PositiveFloat = Field(0.9, description="Norm of the activation with that noise, over its own.")
     n_directions: PositiveInt = Field(
-        10, description="First principal directions of the activations that errors are projected on and off."
+        10, le=10**6, description="First principal directions of the activations that errors are projected on and off."
     )
-    n_examples: NonNegativeInt = Field(3, description="Tokens per run whose most probable next tokens are kept.")
-    n_next: PositiveInt = Field(25, description="Next tokens kept of each.")
+    n_examples: NonNegativeInt = Field(3, le=10_000, description="Tokens per run whose most probable next tokens are kept.")
+    n_next: PositiveInt = Field(25, le=2**16, description="Next tokens kept of each.")
 
     @field_validator("interventions")
     @classmethod
@@ -112,7 +114,7 @@ class ErrorsTable(TableStyle):
     reads = _FRAME
 
     positions: Positions = Field("rest", description=_POSITIONS)
-    decimals: NonNegativeInt = Field(2, description="Decimals of the ratios; divergences have one more.")
+    decimals: NonNegativeInt = Field(2, le=10, description="Decimals of the ratios; divergences have one more.")
 
 
 class ErrorsKlFigure(FigureStyle):
@@ -142,7 +144,7 @@ class ErrorsHistogramFigure(FigureStyle):
     reads = _FRAME
 
     positions: Positions = Field("rest", description=_POSITIONS)
-    bins: PositiveInt = Field(50, description="Histogram bins.")
+    bins: PositiveInt = Field(50, le=10_000, description="Histogram bins.")
     highest: PositiveFloat = Field(1.0, description="Upper end of the axis, in nats; larger values count in the last bin.")
 
 
@@ -153,7 +155,7 @@ class ErrorsCeHistogramFigure(FigureStyle):
     reads = _FRAME
 
     positions: Positions = Field("rest", description=_POSITIONS)
-    bins: PositiveInt = Field(50, description="Histogram bins.")
+    bins: PositiveInt = Field(50, le=10_000, description="Histogram bins.")
     highest: PositiveFloat = Field(2.0, description="Ends of the axis, ± nats; values beyond count in the outer bins.")
 
 
@@ -163,7 +165,7 @@ class ErrorsPositionFigure(FigureStyle):
     label = "Errors: KL by position"
     reads = _FRAME
 
-    bins: PositiveInt = Field(16, description="Groups of positions after the first that means are over.")
+    bins: PositiveInt = Field(16, le=10_000, description="Groups of positions after the first that means are over.")
 
 
 class ErrorsDecayFigure(FigureStyle):
@@ -188,8 +190,8 @@ class ErrorsDrawsFigure(FigureStyle):
     label = "Errors: many random directions for one token"
     reads = ("runs", "selection", "errors_draws")
 
-    tokens: PositiveInt = Field(12, description="Tokens shown.")
-    bins: PositiveInt = Field(30, description="Histogram bins.")
+    tokens: PositiveInt = Field(12, le=1000, description="Tokens shown.")
+    bins: PositiveInt = Field(30, le=10_000, description="Histogram bins.")
 
 
 class ErrorsExamplesFigure(FigureStyle):
@@ -214,8 +216,8 @@ class ErrorsTokensFigure(FigureStyle):
     label = "Errors: which tokens"
     reads = (*_FRAME, "errors_vocabulary")
 
-    tokens: PositiveInt = Field(20, description="Tokens shown.")
-    least: PositiveInt = Field(5, description="Times that a token must occur to be shown.")
+    tokens: PositiveInt = Field(20, le=1000, description="Tokens shown.")
+    least: PositiveInt = Field(5, le=10**9, description="Times that a token must occur to be shown.")
 
 
 class ErrorsRatioFigure(FigureStyle):

@@ -14,11 +14,12 @@ class FidelityConfig(Frozen):
     """Evaluation on held-out rows."""
 
     n_tokens: PositiveInt | None = Field(
-        None, description="Held-out tokens used, rounded down to whole rows; null: all of the corpus's eval rows."
+        None, le=10**10, description="Held-out tokens used, rounded down to whole rows; null: all of the corpus's eval rows."
     )
     batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
     sample_tokens: PositiveInt = Field(
         2000,
+        le=10**9,
         description="Tokens whose input and output norm and cosine are kept one by one, drawn at random after position 0, and a tenth as "
         "many at position 0; the same for every run.",
     )

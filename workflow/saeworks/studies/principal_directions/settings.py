@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
-from ...config.base import Frozen
+from ...config.base import Frozen, Seed
 from ...config.figures import FigureStyle
 from ...config.names import Color
 
@@ -16,14 +16,17 @@ class PrincipalDirectionsConfig(Frozen):
 
     n_tokens: PositiveInt | None = Field(
         None,
+        le=10**10,
         description="Held-out tokens behind the directions, the histogram and the correlations, rounded down to whole rows; null: all.",
     )
     n_directions: PositiveInt = Field(
         25, le=10_000, description="Directions that are looked at, from the one with most variance on."
     )
     bins: PositiveInt = Field(200, le=10_000, description="Histogram bins over the whole range of the first component.")
-    ablation_rows: PositiveInt = Field(30, description="Rows in which directions are ablated, or all that there are if fewer.")
-    seed: NonNegativeInt = Field(100, description="Seed of the permutation that the ablation takes other components from.")
+    ablation_rows: PositiveInt = Field(
+        30, le=10**6, description="Rows in which directions are ablated, or all that there are if fewer."
+    )
+    seed: Seed = Field(100, description="Seed of the permutation that the ablation takes other components from.")
     batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
 
 
