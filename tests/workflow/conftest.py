@@ -1,7 +1,7 @@
 """Running Snakemake for real, in folders of its own.
 
 A launch that runs jobs takes seconds for each of them: tests share the folder `finished` where they only look, and a test of what a
-change makes stale asks the plan. pytest-xdist gives the tests of a file to one worker (`--dist loadfile`), so that it is made once.
+change makes stale asks the plan.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.once import once
 from tests.tiny.model import write_model
 
 from saeworks.plan.code import Code
@@ -109,10 +110,12 @@ def assert_same_results(folder: Path, other: Path, at_least: int) -> None:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the tiny experiment was run from nothing (read only)."""
-    folder = tmp_path_factory.mktemp("tiny")
-    write_model(folder / "model")
-    (folder / PRINTED).write_text(snakemake(folder))
-    return folder
+
+    def run(folder: Path) -> None:
+        write_model(folder / "model")
+        (folder / PRINTED).write_text(snakemake(folder))
+
+    return once(tmp_path_factory, "tiny", run)
 
 
 @pytest.fixture
