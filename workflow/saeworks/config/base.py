@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import reprlib
@@ -57,16 +58,20 @@ def _with_numbers(annotation: Any, value: Any, key: str) -> Any:
     Raises:
         UserError: it has a truth value in the place of one, or one that is too large for anything.
     """
-    kinds = _members(annotation)
+    return _of_kinds(_members(annotation), value, key)
+
+
+def _of_kinds(kinds: list[Any], value: Any, key: str) -> Any:
+    """`_with_numbers` of a type with these members."""
     if isinstance(value, dict):
         models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         models = [m for m in models if len(models) == 1 or m.model_fields["source"].default == value.get("source")]
-        inner = {name: field.annotation for name, field in models[0].model_fields.items()} if models else {}
-        others = next((typing.get_args(kind)[1] for kind in kinds if typing.get_origin(kind) is dict), None)
-        return {name: _with_numbers(inner.get(name, others), item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+        inner = _fields(models[0]) if models else {}
+        others = next((_members(typing.get_args(kind)[1]) for kind in kinds if typing.get_origin(kind) is dict), [None])
+        return {name: _of_kinds(inner.get(name, others), item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
     if isinstance(value, list):
-        inner = next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is list), None)
-        return [_with_numbers(inner, item, f"{key}.{i}") for i, item in enumerate(value)]
+        inner = next((_members(typing.get_args(kind)[0]) for kind in kinds if typing.get_origin(kind) is list), [None])
+        return [_of_kinds(inner, item, f"{key}.{i}") for i, item in enumerate(value)]
     if bool in kinds or not (int in kinds or float in kinds):
         return value
     if isinstance(value, bool):
@@ -80,6 +85,12 @@ def _with_numbers(annotation: Any, value: Any, key: str) -> Any:
             f"configuration key `{key}` is {reprlib.repr(value)}, but no number may exceed {largest:g}; check its exponent."
         )
     return number
+
+
+@functools.cache
+def _fields(model: type[BaseModel]) -> dict[str, list[Any]]:
+    """Members of the type of each field."""
+    return {name: _members(field.annotation) for name, field in model.model_fields.items()}
 
 
 def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
