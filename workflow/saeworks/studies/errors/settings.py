@@ -37,6 +37,8 @@ INTERVENTIONS = {
     "other_seed": Intervention("another seed's error", "x plus ε along the error of an SAE that differs in its seed alone", "#AA4499"),
     "on_directions": Intervention("error on top directions", "x plus the error's part in the first principal directions", "#332288"),
     "off_directions": Intervention("error off top directions", "x plus the rest of the error", "#88CCEE"),
+    "on_unread": Intervention("error where little is read", "x plus the error's part in the directions that later layers read least", "#DDDDDD"),
+    "off_unread": Intervention("error where more is read", "x plus the rest of the error", "#EE8866"),
     "layer_norm": Intervention("SAE, LayerNorm-aware", "x̂ with the mean over components of x, and its norm about that mean", "#999933"),
     "after_first": Intervention("SAE after position 0", "x̂, but x at position 0", "#661100"),
 }  # fmt: skip
@@ -90,6 +92,11 @@ class ErrorsConfig(Frozen):
     noise_norm: PositiveFloat = Field(0.9, description="Norm of the activation with that noise, over its own.")
     n_directions: PositiveInt = Field(
         10, le=10**6, description="First principal directions of the activations that errors are projected on and off."
+    )
+    unread_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05,
+        description="Share of the squared norm of what reads the residual later (W_Q, W_K, W_V, W_in, W_U, each counting alike) that the "
+        "directions which errors are projected on and off as little read hold at most.",
     )
     n_examples: NonNegativeInt = Field(3, le=10_000, description="Tokens per run whose most probable next tokens are kept.")
     n_next: PositiveInt = Field(25, le=2**16, description="Next tokens kept of each.")
