@@ -50,7 +50,7 @@ class RunGroup(Frozen):
     )
     start_from: Name | None = Field(
         None,
-        description="`finetune`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
+        description="`finetune` and `continued`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
     )
     training: dict[str, Any] = Field(default={}, description="Overrides of the experiment's `training` block for this group.")
 
