@@ -151,7 +151,7 @@ class Experiment(Frozen):
         if settings.start_from is not None:
             if settings.start_from not in self.runs or self.runs[settings.start_from].start_from is not None:
                 raise UserError(
-                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is no group of runs trained from the beginning; name one."
+                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is not a group of runs trained from the beginning; name one."
                 )
             weighing = {
                 key for objective in OBJECTIVES.values() for key in objective.settings

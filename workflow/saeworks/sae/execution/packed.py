@@ -44,7 +44,7 @@ class Packed(Execution):
     def forward(
         self, sae: SAE, x: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"] | None = None, k_aux: int = 0
     ) -> Forward:
-        """As the base class; AuxK cannot be had here."""
+        """As the base class; AuxK is not computed in this form."""
         self._capacity = self.capacity(len(x), sae.d_sae)
         step = dense.forward(sae, x) if self._capacity is None else forward(sae, x, self._capacity)
         # sent before the device gets the backward pass, during which the host then reads it
