@@ -196,6 +196,15 @@ def test_the_figure_of_many_draws_gives_the_z_of_each_token(made_up):
 
 
 def test_where_no_part_of_the_errors_was_measured_a_figure_says_so(tables):
-    parts = ("on_directions", "off_directions", "on_unread", "off_unread", "norm_only", "norm_corrected", "layer_norm", "after_first")
+    parts = (
+        "on_directions",
+        "off_directions",
+        "on_unread",
+        "off_unread",
+        "norm_only",
+        "norm_corrected",
+        "layer_norm",
+        "after_first",
+    )
     edit(tables, "errors", lambda t: t.assign(**{f"kl_{name}": np.nan for name in parts}))
     assert "No part of the errors was measured" in texts(drawn("errors_split", tables, figures()["errors_split"][1]()))

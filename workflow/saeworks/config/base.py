@@ -36,7 +36,7 @@ def parse(model: type[Model], values: Any, where: str = "") -> Model:
     `where` is the dotted path of `values` in the configuration. `1e6`, which YAML reads as text or as a fraction, is a whole number where one is wanted.
 
     Raises:
-        UserError: one sentence about the first fault, with the key, the value and the mend.
+        UserError: one sentence about the first fault, with the key, the value and what to do.
     """
     try:
         return TypeAdapter(model).validate_python(_with_numbers(model, values, where))
@@ -44,7 +44,7 @@ def parse(model: type[Model], values: Any, where: str = "") -> Model:
         raise UserError(_sentence(model, error.errors()[0], where)) from None
     except RecursionError:
         raise UserError(
-            f"configuration block `{where or 'experiment'}` has too many levels, or holds itself; write it out."
+            f"configuration block `{where or 'experiment'}` has too many levels or contains itself; write it without anchors, on fewer levels."
         ) from None
 
 
@@ -154,7 +154,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or type(error).__name__
-        raise UserError(f"configuration file {path} is no valid YAML{where} ({what}); correct it.") from None
+        raise UserError(f"configuration file {path} is not valid YAML{where} ({what}); correct it.") from None
     if not isinstance(values, dict):
         raise UserError(f"configuration file {path} holds no keys; begin with one that `saeworks new <name>` writes.")
     return values

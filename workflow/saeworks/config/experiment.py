@@ -50,7 +50,7 @@ class RunGroup(Frozen):
     )
     start_from: Name | None = Field(
         None,
-        description="`finetune`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
+        description="`finetune` and `continued`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
     )
     training: dict[str, Any] = Field(default={}, description="Overrides of the experiment's `training` block for this group.")
 
@@ -151,7 +151,7 @@ class Experiment(Frozen):
         if settings.start_from is not None:
             if settings.start_from not in self.runs or self.runs[settings.start_from].start_from is not None:
                 raise UserError(
-                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is no group of runs trained from the beginning; name one."
+                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is not a group of runs trained from the beginning; name one."
                 )
             weighing = {
                 key for objective in OBJECTIVES.values() for key in objective.settings
