@@ -361,9 +361,17 @@ def with_seeds(tables: Path, n_features: int = 40) -> Path:
                 value = _MATCHED[kind] + 0.01 * number
                 matching.append((*labels, kind, "alive", "matched_cosine", value, value - 0.02, value + 0.02, 0.38, 40, 40, 1))
             matching.append((*labels, "both", "alive", "shared_fraction", 0.25, 0.2, 0.3, 0.001, 40, 40, 1))
-            for partner, value in (("decoder", 0.5), ("null", 0.02), ("best_in_b", 0.7), ("best_in_a", 0.6)):
+            best = {
+                "best_in_b": 0.7,
+                "best_in_a": 0.6,
+                "best_in_activations": 0.15,
+                "best_in_untrained": 0.3,
+                "best_in_shuffled": 0.05,
+            }
+            for partner, value in ({"decoder": 0.5, "null": 0.02} | best).items():
                 firing += [(a, b, partner, metric, value, value - 0.01, value + 0.01, 40, 1) for metric in METRICS]
-            firing.append((a, b, "codes", "cka", 0.9, np.nan, np.nan, 40, 1))
+            for partner, value in (("codes", 0.9), ("codes_activations", 0.7), ("codes_untrained", 0.6), ("codes_shuffled", 0.0)):
+                firing.append((a, b, partner, "cka", value, np.nan, np.nan, 40, 1))
             if number:
                 continue
             x, y = rng.uniform(0.2, 1, n_features), rng.uniform(0.3, 1, n_features)

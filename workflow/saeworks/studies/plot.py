@@ -288,9 +288,9 @@ def cosine_axis(panel: Axes) -> None:
 
 def inward(panel: Axes) -> None:
     """Keep the outer labels of the horizontal axis from those of the panels beside it."""
-    labels = panel.get_xticklabels()
-    labels[0].set_horizontalalignment("left")
-    labels[-1].set_horizontalalignment("right")
+    if labels := panel.get_xticklabels():  # none of a panel with another below it
+        labels[0].set_horizontalalignment("left")
+        labels[-1].set_horizontalalignment("right")
 
 
 def plain_log_ticks(axis: Axis, values: pd.Series) -> None:
