@@ -40,6 +40,12 @@ class FigureStyle(Exhibit):
 
     kinds = ("svg", "png")
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Every figure reads also the tables that say how deep in the model a hook point lies."""
+        super().__pydantic_init_subclass__(**options)
+        cls.reads = tuple(dict.fromkeys((*getattr(cls, "reads", ()), "runs", "fidelity")))
+
     width: PositiveFloat = Field(
         5.5,
         ge=1,

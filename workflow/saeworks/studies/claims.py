@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..store.errors import UserError, did_you_mean
 from . import studies as all_studies
-from .claim import NO_DIFFERENCE, OPPOSITE, REPRODUCED, UNTESTED, VERDICTS, WEAKER, Claim, of_one_architecture
+from .claim import NO_DIFFERENCE, OPPOSITE, REPRODUCED, SEEDS, UNTESTED, VERDICTS, WEAKER, Claim, of_one_architecture
 from .display import DisplayTable
 from .reading import architecture_name, hook_points, read_runs
 from .tables import read_table, write_table
@@ -135,7 +135,7 @@ def in_common(shown: pd.DataFrame) -> dict[str, str]:
 def _with_interval(row: pd.Series, digits: int) -> str:
     if np.isnan(row["ours"]):
         return "–"
-    if np.isnan(row["low"]):
+    if row["interval"] != SEEDS:
         count = float(row["ours"]).is_integer()
         text = f"{row['ours']:.{0 if count else digits}f}"
     else:

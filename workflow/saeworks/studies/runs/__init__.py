@@ -47,9 +47,7 @@ STUDY = Study(
         "selection": Table(
             "For each criterion and hook point one run of each objective and architecture, as similar as the experiment allows.",
             {
-                "criterion": Column(
-                    "what the runs are similar in: `similar_ce`, `similar_l0`, `similar_alive`, or `replicated_ce` (of settings in three seeds)"
-                ),
+                "criterion": Column("what the runs are similar in: `similar_ce`, `similar_l0` or `similar_alive`"),
                 "hook_point": Column("where the SAEs sit"),
                 "objective": Column("training objective"),
                 "architecture": Column("architecture of the SAE"),
