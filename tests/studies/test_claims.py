@@ -37,6 +37,7 @@ from saeworks.studies.fidelity.claims import _explained_variance as explained_va
 from saeworks.studies.geometry.claims import _cross_objective as cross_objective_claims
 from saeworks.studies.geometry.claims import _crowding as crowding_claims
 from saeworks.studies.geometry.claims import _seeds as seed_claims
+from saeworks.studies.paper import BRAUN, GURNEE, KARVONEN
 from saeworks.studies.principal_directions.claims import claims as pca_claims
 from saeworks.studies.resampling import pair_interval
 from saeworks.studies.sweeps.claims import _finetuning as finetune_claims
@@ -635,3 +636,23 @@ def test_a_terminal_shows_claims_by_verdict_with_what_decided(make_tables):
         for hook in hooks
         if ((found["verdict"] == verdict) & (found["hook_point"] == hook)).any()
     ]
+
+
+def test_where_no_claim_is_tested_a_sentence_says_so(tables):
+    found = all_claims(tables)
+    none = verdicts.markdown(found.assign(verdict=UNTESTED, note="one seed"))
+    assert none.startswith(
+        f"Model: toy. Hook point: {HOOK}.\n\nNo claim could be tested on these runs.\n\nCannot be tested, and why:"
+    )
+    assert "|" not in none and none.count("\n* ") == 1
+    nothing = verdicts.of_papers(found, "Nobody 1999")
+    assert verdicts.markdown(nothing) == "No claim could be tested on these runs."
+    assert verdicts.summary(nothing) == "No claim is about what this experiment measures."
+    assert verdicts.summary(nothing) in verdicts.display(nothing).html("claims", "A", "B.")
+
+
+def test_the_claims_of_some_papers_are_those_with_their_source():
+    found = pd.DataFrame({"source": [f"{BRAUN}, Fig. 3a", "Karvonen 2025", f"{GURNEE}, GPT-2 small"], "claim": list("abc")})
+    assert verdicts.of_papers(found, BRAUN, KARVONEN)["claim"].tolist() == ["a", "b"]
+    assert verdicts.of_papers(found, GURNEE)["claim"].tolist() == ["c"]
+    assert list(verdicts.VERDICT_MEANINGS) == list(VERDICTS)

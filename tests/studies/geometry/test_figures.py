@@ -94,7 +94,10 @@ def test_across_objectives_both_directions_are_drawn_with_their_means(make_table
     # the table's pairs are (local, e2e): towards local is its b_to_a
     assert e2e.get_title().splitlines() == ["e2e", "→ 0.300 [0.490, 0.510]", "← 0.500 [0.490, 0.510]"]
     assert e2e_ds.get_title().startswith("e2e+ds\n")
-    assert [line.get_xdata()[0] for line in e2e.lines if line.get_linestyle() == "--" and line.get_color() == "black"] == [0.3, 0.5]
+    assert [line.get_xdata()[0] for line in e2e.lines if line.get_linestyle() == "--" and line.get_color() == "black"] == [
+        0.3,
+        0.5,
+    ]
     assert [line.get_xdata()[0] for line in e2e.lines if line.get_linestyle() == ":"] == [0.2, 0.42]
     nearest = pd.read_parquet(tables / "nearest.parquet").query("comparison == 'cross_objective'")
     to_local = nearest[nearest["run_a"].str.contains("/local-") & nearest["run_b"].str.contains("/e2e-")]

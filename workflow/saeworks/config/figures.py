@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
@@ -11,6 +11,9 @@ from ..store.files import canonical_json
 from .base import Frozen
 from .names import Color
 from .training import ObjectiveName, RunSpec
+
+Scale = Literal["linear", "log"]
+Positions = Literal["rest", "all"]  # tokens after position 0, or all
 
 
 class Exhibit(Frozen):

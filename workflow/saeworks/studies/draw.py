@@ -28,7 +28,7 @@ def figure(name: str, /, spec: Json, tables: str, out: str) -> None:
         out: path without suffix
 
     Raises:
-        UserError: there is no such figure, or its settings or tables are unfit.
+        UserError: there is no such figure, or its settings or tables are not valid.
     """
     if name not in figures():
         raise UserError(f"there is no figure {name!r}{did_you_mean(name, list(figures()))}; there are {', '.join(figures())}.")

@@ -23,7 +23,7 @@ def read_runs(tables: Path) -> pd.DataFrame:
     """The runs, one row each, by layer, hook point, objective and architecture (in the papers' order).
 
     Raises:
-        UserError: the table is unfit or has an objective that no figure knows.
+        UserError: the table cannot be read or has an objective that no figure knows.
     """
     columns = ["run", "group", "hook_point", "layer", "objective", "architecture", "family", "sparsity_coeff", "k", "seed"]
     runs = read_table(tables, "runs", columns)

@@ -35,7 +35,7 @@ STUDY = Study(
                 "lr": Column("learning rate"),
                 "reconstruction_coeff": Column("weight of the reconstruction error at the SAE"),
                 "downstream": Column("what is reconstructed downstream: `all`, `next N` or hook points; empty: nothing"),
-                "start_from": Column("run that a `finetune` run continues; missing for others"),
+                "start_from": Column("run that this one continues; missing where it starts anew"),
                 "grad_norm": Column("mean norm of the gradient before clipping, over logged steps after the warm-up"),
                 "family_but_lr": Column("equal for runs that differ in nothing but learning rate, seed, sparsity and hook point"),
                 "family_but_d_sae": Column("likewise, but for the size of the dictionary"),

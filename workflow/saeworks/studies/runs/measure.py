@@ -39,7 +39,7 @@ def run_record(run: str, folder: Path) -> dict:
 
     Runs with equal `settings` differ in nothing but their seed; those of one `family` in their seed, sparsity and hook point;
     those of one `family_but_lr` in their learning rate besides, and so on for every key of `SWEPT`. `downstream` says what is
-    reconstructed downstream (empty where nothing is), `start_from` names the run that a `finetune` run continues. `grad_norm` is
+    reconstructed downstream (empty where nothing is), `start_from` names the run that is continued. `grad_norm` is
     the mean norm of the gradient, before clipping, over the logged steps after the warm-up (NaN where there are none).
     """
     manifest, config = read_json(folder / "manifest.json"), read_json(folder / "cfg.json")
