@@ -8,14 +8,17 @@ import re
 import reprlib
 import typing
 from pathlib import Path
-from typing import Any, NewType, TypeVar
+from typing import Annotated, Any, NewType, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..store.errors import UserError, did_you_mean
 
 Json = NewType("Json", str)
 """Settings as JSON text, as they pass from a rule to a command; on the command line also `@file`, or `-` for standard input."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as far as every library takes one
 
 
 class Frozen(BaseModel):
@@ -33,7 +36,7 @@ def parse(model: type[Model], values: Any, where: str = "") -> Model:
     `where` is the dotted path of `values` in the configuration. `1e6`, which YAML reads as text or as a fraction, is a whole number where one is wanted.
 
     Raises:
-        UserError: one sentence about the first fault, with the key, the value and the mend.
+        UserError: one sentence about the first fault, with the key, the value and what to do.
     """
     try:
         return TypeAdapter(model).validate_python(_with_numbers(model, values, where))
@@ -41,7 +44,7 @@ def parse(model: type[Model], values: Any, where: str = "") -> Model:
         raise UserError(_sentence(model, error.errors()[0], where)) from None
     except RecursionError:
         raise UserError(
-            f"configuration block `{where or 'experiment'}` has too many levels, or holds itself; write it out."
+            f"configuration block `{where or 'experiment'}` has too many levels or contains itself; write it without anchors, on fewer levels."
         ) from None
 
 
@@ -151,7 +154,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or type(error).__name__
-        raise UserError(f"configuration file {path} is no valid YAML{where} ({what}); correct it.") from None
+        raise UserError(f"configuration file {path} is not valid YAML{where} ({what}); correct it.") from None
     if not isinstance(values, dict):
         raise UserError(f"configuration file {path} holds no keys; begin with one that `saeworks new <name>` writes.")
     return values

@@ -7,14 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
 from ..store.errors import UserError, did_you_mean
 from ..store.files import content_hash
 from ..studies import figures, studies
 from .activations import ActivationsConfig
 from .architectures import ARCHITECTURES
-from .base import Frozen, parse
+from .base import Frozen, Seed, parse
 from .corpus import CorpusConfig, SampledCorpus
 from .figures import FigureStyle, vary
 from .model import ModelConfig, model_label, model_sizes
@@ -42,15 +42,15 @@ class RunGroup(Frozen):
         None,
         description="Sparsity coefficients λ, for architectures with a penalty; under `mse_norm: d_in` they are divided by d_in, as in the authors' code.",
     )
-    k: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
+    k: Annotated[list[Annotated[int, Field(gt=0, le=2**24)]], Field(min_length=1)] | None = Field(
         None, description="Active features per token, for the TopK family; takes the place of `sparsity_coeffs`."
     )
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
         default=[0], description="Seeds of initialisation and of the place in the shuffled data where the run starts."
     )
     start_from: Name | None = Field(
         None,
-        description="`finetune`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
+        description="`finetune` and `continued`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
     )
     training: dict[str, Any] = Field(default={}, description="Overrides of the experiment's `training` block for this group.")
 
@@ -151,7 +151,7 @@ class Experiment(Frozen):
         if settings.start_from is not None:
             if settings.start_from not in self.runs or self.runs[settings.start_from].start_from is not None:
                 raise UserError(
-                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is no group of runs trained from the beginning; name one."
+                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is not a group of runs trained from the beginning; name one."
                 )
             weighing = {
                 key for objective in OBJECTIVES.values() for key in objective.settings

@@ -11,7 +11,10 @@ from .frame import ABSENT, measured_runs, run_ratio, tokens_of
 from .panels import bars_by_kind, entries, measured
 from .settings import ErrorsSplitFigure
 
-_PARTS = ("on_directions", "off_directions", "norm_only", "norm_corrected", "layer_norm", "after_first")
+_PARTS = (
+    *("on_directions", "off_directions", "on_unread", "off_unread"),
+    *("norm_only", "norm_corrected", "layer_norm", "after_first"),
+)
 
 
 def draw(tables: Path, config: ErrorsSplitFigure) -> Figure:

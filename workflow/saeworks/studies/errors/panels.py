@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ...config.figures import FigureStyle
-from ..plot import GREY, NARROW, colour, panels
+from ..plot import GREY, NARROW, colour, panels, place_name
 from ..reading import hook_points, kind_name, kinds, of_kind
 from .frame import short_name
 from .settings import INTERVENTIONS
@@ -32,7 +32,7 @@ def hook_grid(config: FigureStyle, runs: pd.DataFrame, **sharing: object) -> tup
     """`grid` of the hook points of `runs`, each with its title."""
     figure, placed = grid(config, hook_points(runs), **sharing)
     for hook_point, panel in placed.items():
-        panel.set_title(hook_point.removeprefix("blocks."), fontsize=7)
+        panel.set_title(place_name(hook_point).removeprefix("blocks."), fontsize=7)
     return figure, placed
 
 
