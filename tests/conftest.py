@@ -36,7 +36,10 @@ _LONG = (
     "studies/test_every_study.py",
     "studies/errors/test_notebook.py",
     "studies/test_notebook.py",
+    "sae/execution/test_packed.py",
+    "studies/test_claims.py",
     "lm/test_decoder.py",
+    "training/test_packed_steps.py",
 )
 
 
