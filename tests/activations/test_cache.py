@@ -18,6 +18,7 @@ from tests.tiny_pipeline import CONTEXT, D_MODEL, HOOK, N_LAYERS, tiny_decoder, 
 
 from saeworks.activations import cache as module
 from saeworks.activations.cache import ActivationCache, identity, write_cache
+from saeworks.activations.stream import ActivationStream
 from saeworks.config.activations import ActivationsConfig
 from saeworks.lm.corpus import load_rows
 from saeworks.lm.decoder import Decoder
@@ -484,6 +485,49 @@ def test_reading_does_not_change_the_files(write):
     cache.sequences(0, 5).zero_()
     assert _bytes(folder) == before
     assert cache.tokens(0, 50).abs().sum() > 0
+
+
+_WRONG_PROGRESS = {
+    "a key that is no shard": lambda shards: shards.update(x=next(iter(shards.values()))),
+    "a key outside": lambda shards: shards.update({"../../other/0": next(iter(shards.values()))}),
+    "a number in other digits": lambda shards: shards.update({f"{HOOK}/١": shards.pop(f"{HOOK}/1")}),
+    "no hash": lambda shards: shards[f"{HOOK}/0"].pop("sha256"),
+    "a sum that is not finite": lambda shards: shards[f"{HOOK}/0"]["sum"].__setitem__(0, float("nan")),
+    "a sum that is too short": lambda shards: shards[f"{HOOK}/0"]["sum"].pop(),
+    "a square below 0": lambda shards: shards[f"{HOOK}/0"].update(sum_of_squares=-1.0),
+    "fewer tokens": lambda shards: shards[f"{HOOK}/0"].update(tokens=1),
+    "text": lambda shards: shards.update({f"{HOOK}/0": "done"}),
+}
+
+
+@each("wrong", _WRONG_PROGRESS)
+def test_what_is_wrong_in_the_note_of_progress_is_written_again(write, wrong):
+    folder = write(name="wrong")
+    expected = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    progress = json.loads((folder / "progress.json").read_text())
+    _WRONG_PROGRESS[wrong](progress["shards"])
+    (folder / "progress.json").write_text(json.dumps(progress))
+    write(name="wrong")
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == expected
+
+
+@each("dtype, factor, says", [
+    ("float32", float("nan"), "are not finite: the model overflows there, or its weights are damaged"),
+    ("bfloat16", float("inf"), "are not finite"),
+    ("float16", 1e9, "exceed the range of float16; set `activations.dtype` to bfloat16 or float32"),
+])  # fmt: skip
+def test_activations_that_are_not_finite_are_one_sentence(
+    write, tiny_model, tiny_corpus, monkeypatch, new_folder, dtype, factor, says
+):
+    values = Decoder.hook_values
+    monkeypatch.setattr(Decoder, "hook_values", lambda *a: {name: value * factor for name, value in values(*a).items()})
+    with pytest.raises(UserError, match=f"activations at {HOOK} {says}"):
+        write(name=new_folder.name, dtype=dtype)
+    stream = ActivationStream(_config(source="stream", dtype=dtype), HOOK, tiny_model, tiny_corpus)
+    for read in (stream.tokens, stream.sequences):
+        with pytest.raises(UserError, match=f"activations at {HOOK} {says}"):
+            read(0, 2)
+    monkeypatch.undo()
 
 
 def test_shards_of_other_code_are_not_kept(tiny_model, tiny_corpus, tmp_path, monkeypatch):

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.each import each
 
+from saeworks.cli import workflow
 from saeworks.plan import presence
 from saeworks.store.errors import UserError
 
@@ -62,6 +64,35 @@ def test_the_locks_of_a_killed_process_are_removed_and_those_of_a_living_one_are
     process.wait()
     assert _take_over(tmp_path, locks) == []
     assert not locks.exists() and not list((tmp_path / presence.FOLDER).iterdir())
+
+
+def test_who_only_looks_is_told_and_changes_nothing(start, tmp_path):
+    folder, locks = tmp_path / presence.FOLDER, _locks(tmp_path)
+    assert not presence.were_left(folder, locks)  # of somebody else
+    process = start("announce('snakemake', 'x')")
+    assert not presence.were_left(folder, locks)
+    process.kill()
+    process.wait()
+    before = sorted(tmp_path.rglob("*"))
+    assert presence.were_left(folder, locks) and sorted(tmp_path.rglob("*")) == before
+    assert _take_over(tmp_path, locks) == [] and not presence.were_left(folder, locks)
+
+
+@each("words, looks", [
+    ("-n", True), ("-np --cores 2", True), ("--lint", True), ("--unlock", True), ("--summary", True), ("--dag", True), ("--list-rules", True),
+    ("--cores 2", False), ("--cores 2 -- pareto", False), ("--cores 2 --unlok", False), ("--cores 2 --forcerun train", False),
+])  # fmt: skip
+def test_an_option_with_which_nothing_runs_is_known(monkeypatch, tmp_path, words, looks):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["snakemake", *words.split()])
+    assert workflow._only_looks() is looks
+
+
+def test_equal_process_numbers_have_files_of_their_own(start, tmp_path):
+    start("import os; os.getpid = lambda: 1; announce('snakemake', 'x')")
+    start("import os; os.getpid = lambda: 1; announce('snakemake', 'y')")
+    living, dead = presence.others(tmp_path / presence.FOLDER)
+    assert len(living) == 2 and not dead
 
 
 def test_a_process_that_ends_leaves_nothing(start, tmp_path):

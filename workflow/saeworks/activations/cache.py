@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
 from torch import Tensor
 
 from ..config.activations import ActivationsConfig
@@ -57,14 +57,14 @@ class CacheManifest(BaseModel):
 
 class _Written(BaseModel):
     sha256: str
-    sum: list[float]
-    sum_of_squares: float
+    sum: list[FiniteFloat]
+    sum_of_squares: Annotated[FiniteFloat, Field(ge=0)]
     tokens: PositiveInt
 
 
 class _Progress(BaseModel):
     identity: dict[str, Any]
-    shards: dict[str, _Written]
+    shards: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*/[0-9]+$")], _Written]  # of <hook point>/<number>
 
 
 def _mend(folder: Path) -> str:
@@ -117,19 +117,20 @@ def write_cache(
 
     who = identity(config, model_folder, corpus_folder)
     progress = _resume(out, who | {"fingerprint": fingerprint})
-    left = sum(site.d_in for site in sites for shard in range(n_shards) if not _done(progress, site.name, shard))
+    sizes = [min(rows_per_shard, n_rows - shard * rows_per_shard) * context for shard in range(n_shards)]
+    todo = [[site for site in sites if not _done(progress, site, shard, size)] for shard, size in enumerate(sizes)]
+    left = sum(site.d_in for missing in todo for site in missing)
     require_space(
         out,
         left * min(n_rows, rows_per_shard) * context * stored.itemsize + n_rows * (context + 1) * 8,
         "the activation cache",
     )
     (out / "manifest.json").unlink(missing_ok=True)
-    for shard in range(n_shards):
-        todo = [site for site in sites if not _done(progress, site.name, shard)]
-        if not todo:
+    for shard, missing in enumerate(todo):
+        if not missing:
             continue
         rows = tokens[shard * rows_per_shard : (shard + 1) * rows_per_shard]
-        values = _shard_values(model, rows, todo, config)
+        values = _shard_values(model, rows, missing, config)
         for hook in values:
             path = _shard_path(out, hook, shard)
             sums = _moments(values[hook])
@@ -158,8 +159,9 @@ def _is_whole(out: Path, key: str, digest: str) -> bool:
     return path.is_file() and sha256_file(path) == digest
 
 
-def _done(progress: dict, hook: str, shard: int) -> bool:
-    return f"{hook}/{shard}" in progress["shards"]
+def _done(progress: dict, site: Site, shard: int, tokens: int) -> bool:
+    written = progress["shards"].get(f"{site.name}/{shard}")
+    return written is not None and (len(written["sum"]), written["tokens"]) == (site.d_in, tokens)
 
 
 def _shard_path(out: Path, hook: str, shard: int | str) -> Path:
@@ -177,12 +179,29 @@ def _shard_values(model, rows: np.ndarray, sites: list[Site], config: Activation
         for hook, captured in model.hook_values(batch, values).items():
             part = values[hook][done : done + batch.numel()]
             part.copy_(captured.flatten(0, 1))
-            if config.dtype == "float16" and part.isinf().any():
-                raise UserError(
-                    f"activations at {hook} exceed the range of float16; set `activations.dtype` to bfloat16 or float32."
-                )
+            check_finite(part, captured, hook, config)
         done += batch.numel()
     return values
+
+
+def check_finite(kept: Tensor, values: Tensor, hook_point: str, config: ActivationsConfig) -> None:
+    """Refuse activations that are no numbers to train on.
+
+    Args:
+        kept: `values` in the stored type.
+
+    Raises:
+        UserError: naming the hook point, and whether the type or the model is the reason.
+    """
+    if kept.isfinite().all():
+        return
+    if values.isfinite().all():
+        wide = "bfloat16 or float32" if config.dtype == "float16" else "float32"
+        raise UserError(f"activations at {hook_point} exceed the range of {config.dtype}; set `activations.dtype` to {wide}.")
+    raise UserError(
+        f"activations at {hook_point} are not finite: the model overflows there, or its weights are damaged; choose an earlier hook point or "
+        "another model, or fetch the model's files again."
+    )
 
 
 def _moments(values: Tensor) -> dict:

@@ -15,7 +15,7 @@ from ..config.activations import ActivationsConfig
 from ..lm.corpus import load_rows
 from ..lm.prepare import load_model
 from ..lm.sites import Site
-from .cache import ActivationCache, identity
+from .cache import ActivationCache, check_finite, identity
 from .order import sequence_order, take, token_order
 
 
@@ -35,6 +35,7 @@ class ActivationStream:
         self.n_rows, self.context = self.rows.shape
         self.d_in = Site.parse(hook_point, self.model.arch).d_in
         self.device = device
+        self._config = config
         self._batch = config.batch_rows
         self._block_rows = config.block_rows or self.n_rows
         self._round = torch.bfloat16 if config.dtype == "bfloat16" else getattr(torch, config.dtype)
@@ -86,7 +87,9 @@ class ActivationStream:
         for batch in rows.split(self._batch):
             tokens = torch.from_numpy(self.rows[batch.numpy()].astype(np.int64)).to(self.device)
             for name, value in self.model.hook_values(tokens, names).items():
-                parts[name].append(value.to(self._round).float())
+                kept = value.to(self._round)
+                check_finite(kept, value, name, self._config)
+                parts[name].append(kept.float())
         return {name: torch.cat(values) for name, values in parts.items()}
 
 

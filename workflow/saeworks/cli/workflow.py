@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shlex
 import sys
@@ -21,6 +23,22 @@ _PATH = f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
 SHELL_PREFIX = _PATH.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
 
 
+# options with which Snakemake runs no job
+_LOOKS = ("dryrun", "lint", "unlock", "list_rules", "list_target_rules", "print_compilation", "dag", "rulegraph", "filegraph", "d3dag", "summary",
+          "detailed_summary", "list_changes", "list_input_changes", "list_params_changes", "list_untracked", "report", "archive", "containerize",
+          "export_cwl")  # fmt: skip
+
+
+def _only_looks() -> bool:
+    """Whether this Snakemake was started to say something, and so must leave everything as it is."""
+    from snakemake.cli import parse_args  # there already
+
+    with contextlib.suppress(Exception, SystemExit), contextlib.redirect_stderr(io.StringIO()):
+        options = parse_args(sys.argv[1:])[1]
+        return any(getattr(options, name, None) for name in _LOOKS)
+    return False
+
+
 def begin(values: dict[str, Any], files: Iterable[Path | str], main: bool) -> ExperimentPlan | PretrainPlan:
     """The plan of a configuration.
 
@@ -33,7 +51,13 @@ def begin(values: dict[str, Any], files: Iterable[Path | str], main: bool) -> Ex
         for file in files:
             read_config(file)
         plan = open_plan(values)
-        if main:
+        if main and _only_looks():
+            if presence.were_left():
+                print(
+                    "saeworks: a Snakemake that was killed left its locks here; the next one that runs removes them.",
+                    file=sys.stderr,
+                )
+        elif main:
             at_work = presence.announce("snakemake", shlex.join(["snakemake", *sys.argv[1:]]))
             for other in presence.take_over():
                 print(

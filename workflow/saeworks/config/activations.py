@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
-from .base import Frozen
+from .base import Frozen, Seed
 
 
 class ActivationsConfig(Frozen):
@@ -23,6 +23,7 @@ class ActivationsConfig(Frozen):
     batch_rows: PositiveInt = Field(64, le=2**16, description="Corpus rows per forward pass.")
     block_rows: PositiveInt | None = Field(
         None,
+        le=10**9,
         description="Corpus rows that are shuffled together token by token; null: all of them. A stream holds one block in memory.",
     )
-    seed: NonNegativeInt = Field(0, description="Seed of the stored shuffle.")
+    seed: Seed = Field(0, description="Seed of the stored shuffle.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from .base import Frozen
+from .base import Frozen, Seed
 from .names import FilePath, HubName, Revision
 
 
@@ -24,7 +24,7 @@ class SampledCorpus(_Rows):
     """Rows sampled from the studied model itself: each starts with its beginning-of-text token."""
 
     source: Literal["sampled"] = Field("sampled", description="Rows sampled from the studied model.")
-    seed: NonNegativeInt = Field(0, description="Seed of the sampling.")
+    seed: Seed = Field(0, description="Seed of the sampling.")
     temperature: PositiveFloat = Field(
         1.0, ge=0.001, le=1000, description="Logits are divided by it before sampling; 1 samples from the model itself."
     )
@@ -53,7 +53,7 @@ class TextCorpus(_Packed):
 
     source: Literal["text"] = Field("text", description="Local text files (.txt, .txt.xz, .jsonl).")
     files: Annotated[list[FilePath], Field(min_length=1)] = Field(
-        description="Paths, read in this order; relative ones begin in the working directory. Text files separate documents by a line `<|endoftext|>`."
+        description="Paths, read in this order; relative ones begin in the working directory. Text files separate documents by a line `<|endoftext|>`; UTF-8, without a byte order mark. Line ends of Windows are read as `\\n` in .txt and .jsonl files and refused in .txt.xz files."
     )
     field: str = Field("text", description="Field of a .jsonl line that holds the text.")
     collapse_newlines: bool = Field(False, description="Replace each run of newlines by one.")

@@ -7,14 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
 from ..store.errors import UserError, did_you_mean
 from ..store.files import content_hash
 from ..studies import figures, studies
 from .activations import ActivationsConfig
 from .architectures import ARCHITECTURES
-from .base import Frozen, parse
+from .base import Frozen, Seed, parse
 from .corpus import CorpusConfig, SampledCorpus
 from .figures import FigureStyle, vary
 from .model import ModelConfig, model_label, model_sizes
@@ -46,10 +46,10 @@ class RunGroup(Frozen):
         default={},
         description="Factors of λ by hook point, where one λ would not suit all; 1 at the others. Runs are named after the λ of the list.",
     )
-    k: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
+    k: Annotated[list[Annotated[int, Field(gt=0, le=2**24)]], Field(min_length=1)] | None = Field(
         None, description="Active features per token, for the TopK family; takes the place of `sparsity_coeffs`."
     )
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
         default=[0], description="Seeds of initialisation and of the place in the shuffled data where the run starts."
     )
     spliced: Literal["alone", "together"] = Field(
@@ -59,7 +59,7 @@ class RunGroup(Frozen):
     )
     start_from: Name | None = Field(
         None,
-        description="`finetune`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
+        description="`finetune` and `continued`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
     )
     training: dict[str, Any] = Field(default={}, description="Overrides of the experiment's `training` block for this group.")
 
@@ -162,7 +162,7 @@ class Experiment(Frozen):
         if settings.start_from is not None:
             if settings.start_from not in self.runs or self.runs[settings.start_from].start_from is not None:
                 raise UserError(
-                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is no group of runs trained from the beginning; name one."
+                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is not a group of runs trained from the beginning; name one."
                 )
             weighing = {
                 key for objective in OBJECTIVES.values() for key in objective.settings
@@ -197,6 +197,10 @@ class Experiment(Frozen):
         Its settings ask for them, its runs differ in their seed alone where a study compares such runs, and one of their figures is
         among those to draw, unless a study is there in any case.
         """
+        return list(self._studies)
+
+    @cached_property
+    def _studies(self) -> list[str]:
         shown = {figures()[name][0].name for name in self.draw or figures()}
         several_seeds = vary(self.run_specs(), "seed")
         return [
@@ -209,6 +213,10 @@ class Experiment(Frozen):
 
     def figure_names(self) -> list[str]:
         """The figures that are drawn: those of its studies, to which its runs have something to show."""
+        return list(self._figures)
+
+    @cached_property
+    def _figures(self) -> list[str]:
         specs, present = self.run_specs(), self.study_names()
         wanted = [name for name, (study, style) in figures().items() if study.name in present and style.applies(specs)]
         return [name for name in wanted if self.draw is None or name in self.draw]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
-from .base import Frozen
+from .base import Frozen, Seed
 
 
 class ResamplingConfig(Frozen):
@@ -21,4 +21,4 @@ class ResamplingConfig(Frozen):
         "bootstrap over pairs as if they were independent, which covers less than `confidence`.",
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of the intervals.")
-    seed: NonNegativeInt = Field(0, description="Seed of the bootstrap and of what is compared at random.")
+    seed: Seed = Field(0, description="Seed of the bootstrap and of what is compared at random.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from .architectures import ARCHITECTURES
-from .base import Frozen
+from .base import Frozen, Seed
 from .names import AnyHookPoint
 from .objectives import OBJECTIVES, PENALTIES, RECONSTRUCTION_ERRORS
 
@@ -73,7 +73,9 @@ class TrainingConfig(*(facts.options for facts in ARCHITECTURES.values())):
         "`hook_resid_post`, `hook_mlp_out`, `hook_attn_out`, `attn.hook_z`); null: every later `hook_resid_pre`, as in the paper.",
     )
     downstream_next: PositiveInt | None = Field(
-        None, description="Reconstruct at the next N `hook_resid_pre` after the SAE only; instead of `downstream_hook_points`."
+        None,
+        le=1000,
+        description="Reconstruct at the next N `hook_resid_pre` after the SAE only; instead of `downstream_hook_points`.",
     )
 
     # initialisation
@@ -109,23 +111,25 @@ class TrainingConfig(*(facts.options for facts in ARCHITECTURES.values())):
     )
     dead_window_tokens: PositiveInt = Field(
         100_000,
+        le=10**13,
         description="A feature that has not fired for this many training tokens is dead: in the log, and for `dead_features`.",
     )
     auxk_k: PositiveInt | None = Field(
-        None, description="`auxk`: dead features per token; null: the power of two nearest to d_in/2."
+        None, le=2**24, description="`auxk`: dead features per token; null: the power of two nearest to d_in/2."
     )
     auxk_coeff: PositiveFloat = Field(1 / 32, description="`auxk`: weight of its loss.")
     auxk_normalised: bool = Field(
         True,
         description="`auxk`: divide its loss by the variance of the error that it reconstructs (Gao); false: as it is (BatchTopK).",
     )
-    resample_tokens: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
+    resample_tokens: Annotated[list[Annotated[int, Field(gt=0, le=10**13)]], Field(min_length=1)] | None = Field(
         None,
         description="`resample`: training tokens after which dead features are resampled; null: at 1/8, 1/4, 3/8 and 1/2 of the run.",
     )
 
     resample_warmup_tokens: NonNegativeInt = Field(
         0,
+        le=10**13,
         description="`resample`: training tokens after each resampling over which the learning rate climbs back, along half a cosine, from a "
         "tenth of its scheduled value (Gated SAEs); 0: none.",
     )
@@ -165,9 +169,9 @@ class TrainingConfig(*(facts.options for facts in ARCHITECTURES.values())):
     )
     precision: Literal["float32", "bf16"] = Field("float32", description="`bf16`: autocast of the SAE's matrix products (CUDA).")
     tf32: bool = Field(False, description="Let CUDA matrix products in float32 round their inputs to TF32.")
-    log_every: PositiveInt = Field(20, description="Steps between lines of log.jsonl.")
+    log_every: PositiveInt = Field(20, le=10**9, description="Steps between lines of log.jsonl.")
     checkpoint_every: PositiveInt = Field(
-        250, description="Steps between checkpoints; an interrupted run resumes from the last one."
+        250, le=10**9, description="Steps between checkpoints; an interrupted run resumes from the last one."
     )
 
 
@@ -179,8 +183,8 @@ class RunSpec(Frozen):
     hook_point: str
     objective: ObjectiveName
     sparsity_coeff: float | None = None
-    k: int | None = None
-    seed: int
+    k: Annotated[int, Field(gt=0, le=2**24)] | None = None
+    seed: Seed
     start_from: str | None = None
     # the hook points of the SAEs that are trained together with it, itself among them, and the factor of λ at each; not written
     # where it is trained alone

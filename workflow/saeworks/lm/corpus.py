@@ -21,7 +21,7 @@ from ..store.seeds import derive_seed
 from .bridge import not_local
 from .prepare import load_model, load_tokenizer, read_record
 from .sample import sample_rows
-from .text import checked, read_documents
+from .text import check_texts, checked, read_documents
 
 
 class _Sums(BaseModel):
@@ -296,4 +296,6 @@ def load_rows(folder: Path, split: str) -> np.ndarray:
 
 def main(spec: str, model: str, out: str, device: str, fingerprint: str | None = None) -> None:
     """Entry point of the stage: `spec` is a corpus block as JSON, `model` the prepared model's folder."""
-    build_corpus(parse(CorpusConfig, json.loads(spec), "corpus"), Path(model), Path(out), device, fingerprint)
+    corpus = parse(CorpusConfig, json.loads(spec), "corpus")
+    check_texts(getattr(corpus, "files", []))
+    build_corpus(corpus, Path(model), Path(out), device, fingerprint)

@@ -34,6 +34,7 @@ def prepare(model: HubModel | PathModel | OwnModel, out: Path) -> None:
     if bridge.tokenizer is None or _is_made_up(bridge.tokenizer):
         where = "its directory" if not isinstance(model, HubModel) else "a copy of it, with `source: path`"
         raise UserError(f"model {model_location(model)} has no tokenizer; add its tokenizer.json to {where}.")
+    _check_weights(bridge, model_location(model))
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -53,6 +54,14 @@ def prepare(model: HubModel | PathModel | OwnModel, out: Path) -> None:
     bridge.tokenizer.save_pretrained(staging)
     write_json(staging / "manifest.json", record)
     publish(staging, out)
+
+
+def _check_weights(bridge: Any, location: str) -> None:
+    for name, weight in bridge.named_parameters():
+        if not weight.isfinite().all():
+            raise UserError(
+                f"model {location} has a weight that is not finite ({name.replace('._original_component', '')}); put whole files of the model there."
+            )
 
 
 def _is_made_up(tokenizer: Any) -> bool:
@@ -125,7 +134,11 @@ def _largest_difference(bridge: Any, decoder: Decoder) -> float:
             reference = bridge(tokens)
         except Exception as error:  # of any kind, if the numbers in its configuration do not fit each other
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise UserError(f"model {bridge.cfg.model_name} cannot be run ({reason}); mend its config.json.") from error
+            raise UserError(f"model {bridge.cfg.model_name} cannot be run ({reason}); correct its config.json.") from error
+        if not reference.isfinite().all():
+            raise UserError(
+                f"model {bridge.cfg.model_name} overflows: its logits are not finite; put whole files of the model there."
+            )
         ours = decoder.forward(tokens)
     return (reference - ours).abs().max().item() / max(1.0, reference.abs().max().item())
 

@@ -19,9 +19,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from ..config.base import Json, parse
 from ..config.pretrain import PretrainConfig
 from ..store.checkpoint import load_checkpoint, restore, save_checkpoint
+from ..store.errors import UserError
 from ..store.files import content_hash, publish, sha256_file, write_json, write_tensors
 from ..store.seeds import derive_seed
-from .text import SEPARATOR, read_documents
+from .text import SEPARATOR, check_texts, read_documents
 
 
 def train_tokenizer(documents: list[str], vocab_size: int) -> Tokenizer:
@@ -239,6 +240,30 @@ It writes Victorian-sounding prose without sense. It is for studying methods, no
 """
 
 
+_SURELY_ENOUGH = 1000  # bytes for each token of a row
+
+
+def _check_texts(config: PretrainConfig) -> None:
+    """Refuse texts of less than one row before anything is trained on them.
+
+    Raises:
+        UserError: naming the key, or as `check_texts` and `read_documents`.
+    """
+    paths = {key: getattr(config, key) for key in ("train_text", "val_text")}
+    check_texts([*paths.values()])
+    documents = {key: list(read_documents([path])) for key, path in paths.items()}
+    if min(sum(map(len, texts)) for texts in documents.values()) > _SURELY_ENOUGH * config.context:
+        return
+    tokenizer = train_tokenizer(documents["train_text"], config.vocab_size)
+    for key, texts in documents.items():
+        # as many as are drawn from: a row, and one more token
+        if (n_tokens := len(encode_documents(tokenizer, texts))) <= config.context:
+            raise UserError(
+                f"`pretrain.{key}` is {paths[key]}, a text of {n_tokens} tokens, but a row has {config.context} (`pretrain.context`); add text, or "
+                "lower it."
+            )
+
+
 def pretrain_from_json(spec: Json, name: str, out: str, scratch: str, fingerprint: str | None = None) -> None:
     """Train the small language model.
 
@@ -250,4 +275,6 @@ def pretrain_from_json(spec: Json, name: str, out: str, scratch: str, fingerprin
         fingerprint: identity of the step, kept in its record.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    pretrain(parse(PretrainConfig, json.loads(spec), "pretrain"), name, Path(out), Path(scratch), fingerprint)
+    config = parse(PretrainConfig, json.loads(spec), "pretrain")
+    _check_texts(config)
+    pretrain(config, name, Path(out), Path(scratch), fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import lzma
@@ -41,8 +42,44 @@ def read_documents(paths: list[str] | tuple[str, ...], field: str = "text") -> I
                 raise UserError(f"text file {path} is of an unknown kind; .txt, .txt.xz and .jsonl can be read.")
         except (lzma.LZMAError, OSError, EOFError, UnicodeDecodeError) as error:
             raise UserError(
-                f"text file {path} cannot be read ({error}); put a whole file there, UTF-8 and readable by you."
+                f"text file {path} cannot be read ({error}); replace it with a complete UTF-8 file that you may read."
             ) from None
+
+
+def check_texts(paths: list[str] | tuple[str, ...]) -> None:
+    """Refuse what `read_documents` reads, but differently from what its writer meant. Files that are missing are left to it.
+
+    Raises:
+        UserError: a file begins with a byte order mark, a .txt.xz file has the line ends of Windows, or a line of a .jsonl file has a key twice.
+    """
+    for path in map(Path, paths):
+        opened = lzma.open if path.name.endswith(".txt.xz") else open
+        with contextlib.suppress(lzma.LZMAError, OSError, EOFError), opened(path, "rb") as handle:
+            begins = True
+            for number, line in enumerate(handle, start=1):
+                if begins and line.startswith(_MARKS):
+                    raise UserError(f"text file {path} begins with a byte order mark; save it as UTF-8 without one.")
+                if opened is lzma.open and line.endswith(b"\r\n"):  # in the other files Python reads them as \n
+                    raise UserError(
+                        f"line {number} of {path} ends as on Windows (CRLF); pack the text with \\n at the ends of its lines."
+                    )
+                if path.suffix == ".jsonl":
+                    with contextlib.suppress(ValueError, RecursionError):
+                        json.loads(line, object_pairs_hook=lambda pairs, at=f"line {number} of {path}": _once(pairs, at))
+                elif opened is open:
+                    break
+                begins = False
+
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def _once(pairs: list[tuple[str, Any]], where: str) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise UserError(f"{where} has the key {name!r} twice; keep one of them.")
+        seen.add(name)
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str | list[int]]:

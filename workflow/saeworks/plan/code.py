@@ -27,6 +27,7 @@ NOT_FOLLOWED = (
     "training.estimate",
     "sae.architectures:LABEL",
     "sae.architectures:NESTED",
+    "sae.architectures:PLACE",
     "sae.architectures:Options",
 )
 _STATEMENTS = "(statements)"  # what a module does when it is imported, beside defining names

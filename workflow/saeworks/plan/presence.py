@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from ..store.errors import UserError
 
 FOLDER = Path(".snakemake", "presence")
 VARIABLE = "SAEWORKS_STARTED_BY"  # of a job's environment: the file of the Snakemake that started it
+_own: set[str] = set()  # names of this process's files
 _WAIT = 60.0  # seconds for jobs that a killed Snakemake left to save what they have
 
 
@@ -33,7 +35,8 @@ def announce(kind: str, words: str, folder: Path = FOLDER) -> Path | None:
         The file that says so; None on a disk without locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder.absolute() / f"{socket.gethostname()}-{os.getpid()}.{kind}"
+    # process numbers come again, and containers may share them with the machine's name
+    path = folder.absolute() / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.{kind}"
     new = path.with_name(f".{path.name}")
     handle = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC)  # stays open
     try:
@@ -44,6 +47,7 @@ def announce(kind: str, words: str, folder: Path = FOLDER) -> Path | None:
         return None
     os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, `{words}`".encode())
     os.replace(new, path)
+    _own.add(path.name)
     atexit.register(_leave, path, os.getpid())
     return path
 
@@ -56,9 +60,8 @@ def _leave(path: Path, process: int) -> None:
 def others(folder: Path = FOLDER) -> tuple[list[Path], list[Path]]:
     """The files of the processes that live, without this one's, and of those that died without leaving."""
     living, dead = [], []
-    own = f"{socket.gethostname()}-{os.getpid()}."
     for path in sorted(folder.glob("[!.]*")):
-        if not path.name.startswith(own):
+        if path.name not in _own:
             (living if _is_locked(path) else dead).append(path)
     return living, dead
 
@@ -99,6 +102,12 @@ def take_over(folder: Path = FOLDER, locks: Path = Path(".snakemake", "locks"), 
     return []
 
 
+def were_left(folder: Path = FOLDER, locks: Path = Path(".snakemake", "locks")) -> bool:
+    """Whether there are locks of a Snakemake that was killed, which `take_over` would remove."""
+    living, dead = others(folder)
+    return bool(dead) and not any(path.suffix == ".snakemake" for path in living) and any(locks.glob("*.lock"))
+
+
 def _words(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -109,7 +118,7 @@ def _words(path: Path) -> str:
 def follow(words: str) -> None:
     """In a job: end, as with a signal, when the Snakemake that started it on this machine is killed."""
     starter = Path(os.environ.get(VARIABLE, ""))
-    if not starter.name.startswith(f"{socket.gethostname()}-"):
+    if starter.name.rsplit("-", 2)[0] != socket.gethostname():
         return
     announce("job", words, starter.parent)
     threading.Thread(target=_end_with, args=[starter], daemon=True).start()

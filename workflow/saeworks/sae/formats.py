@@ -95,6 +95,10 @@ def load_sae(folder: Path, device: str = "cpu") -> SAE:
         raise UserError(
             f"{folder}/cfg.json has `k` {config.k}, which must be a whole number from 1 to `d_sae` ({config.d_sae}); {refetch(folder)}."
         )
+    if config.k is not None and not ARCHITECTURES[cls.architecture].by_k:  # its `architecture` was lost, if it is an old file
+        raise UserError(
+            f"{folder}/cfg.json has `k` {config.k}, which a {config.architecture} SAE does not have; {refetch(folder)}."
+        )
     weights = read_tensors(path)
     shapes = expected_shapes(cls, config.d_in, config.d_sae)
     if _ONES in weights and bool((weights[_ONES] == 1).all()):
@@ -132,16 +136,23 @@ def refetch(folder: Path) -> str:
 
 
 def check_numbers(tensor: Tensor, name: str, path: Path) -> None:
-    """Refuse what is no dense array of finite floating-point numbers.
+    """Refuse what is no dense array of finite floating-point numbers, each stored.
 
     Raises:
         UserError: naming the tensor.
     """
-    kind = "sparse " * (tensor.layout != torch.strided) + str(tensor.dtype).removeprefix("torch.")
-    if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
+    odd = {
+        "nested ": tensor.is_nested,
+        "sparse ": tensor.layout != torch.strided and not tensor.is_nested,
+        "empty ": tensor.is_meta,  # without values
+    }
+    kind = "".join(word for word, holds in odd.items() if holds) + str(tensor.dtype).removeprefix("torch.")
+    if any(odd.values()) or tensor.is_quantized or not tensor.is_floating_point():
         raise UserError(
             f"{path} has a tensor {name} of type {kind}, where dense floating-point numbers belong; {refetch(path.parent)}."
         )
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():  # of any size in a small file
+        raise UserError(f"{path} has a tensor {name} that repeats its numbers; save it `.contiguous()`.")
     if not tensor.float().isfinite().all():
         raise UserError(f"{path} has a tensor {name} with values that are not finite in float32; {refetch(path.parent)}.")
 

@@ -20,7 +20,7 @@ from ..store.errors import UserError, did_you_mean
 from ..store.files import read_json, write_json, write_tensors
 from .base import SAE, fold_decoder_norms
 from .build import sae_class
-from .formats import check_numbers, expected_shapes, load_sae, read_tensors, refetch
+from .formats import check_numbers, expected_shapes, load_sae, read_config, read_tensors, refetch
 
 IN_SAELENS = ("relu", "topk", "gated", "jumprelu")  # the architectures that SAELens computes as we do
 _PICKLES = (".pt", ".pth", ".bin")
@@ -87,7 +87,7 @@ def load(path: Path, device: str = "cpu", hook_point: str | None = None) -> SAE:
         return _load_folder(path.parent, hook_point).to(device)
     if path.suffix not in (*_PICKLES, ".safetensors"):
         raise UserError(
-            f"{path} is no file of SAE weights ({', '.join(_PICKLES)}, .safetensors); name one, or the folder it is in."
+            f"{path} is not a file of SAE weights ({', '.join(_PICKLES)}, .safetensors); name one, or the folder it is in."
         )
     return _load_state_dict(path, hook_point).to(device)
 
@@ -96,14 +96,15 @@ def _load_folder(folder: Path, hook_point: str | None) -> SAE:
     if (folder / "ae.pt").exists():
         return _load_state_dict(folder / "ae.pt", hook_point)
     if (folder / "sae_weights.safetensors").exists():
-        return load_sae(folder)
+        return _load_saelens(folder, hook_point)
     config = read_json(folder / "cfg.json", mend=refetch(folder)) if (folder / "cfg.json").exists() else None
     if (folder / "sae.safetensors").exists() or (
         isinstance(config, dict) and {"num_latents", "expansion_factor"} & config.keys()
     ):
+        _check_only(folder, None, hook_point)
         return _load_sparsify(folder)
     if config is not None:
-        return load_sae(folder)
+        return _load_saelens(folder, hook_point)
     inner = sorted({str(found.parent.relative_to(folder)) for name in _MARKERS for found in folder.glob(f"**/{name}")})
     if inner:
         return _load_folder(folder / _chosen(inner, hook_point, folder), None)
@@ -116,6 +117,23 @@ def _load_folder(folder: Path, hook_point: str | None) -> SAE:
         f"{folder} holds no SAE in a layout that saeworks knows: SAELens (cfg.json, sae_weights.safetensors), sparsify (cfg.json, "
         "sae.safetensors), dictionary_learning (ae.pt, config.json) or e2e_sae (one .pt file)."
     )
+
+
+def _load_saelens(folder: Path, hook_point: str | None) -> SAE:
+    metadata = read_config(folder)["metadata"]
+    _check_only(folder, metadata.get("hook_name") if isinstance(metadata, dict) else None, hook_point)
+    return load_sae(folder)
+
+
+def _check_only(path: Path, hook_point: Any, wanted: str | None) -> None:
+    """Refuse to be asked for another hook point than that of the only SAE in a file or folder; None: it does not say which.
+
+    Raises:
+        UserError: naming the hook point that is there.
+    """
+    if wanted is not None and wanted != hook_point:
+        there = f"one of {hook_point}" if hook_point else "one SAE, which does not say of which hook point it is"
+        raise UserError(f"{path} holds no SAE of {wanted!r} but {there}; leave `hook_point` out.")
 
 
 def _chosen(names: list[str], wanted: str | None, where: Path) -> str:
@@ -188,12 +206,13 @@ def _load_state_dict(path: Path, hook_point: str | None) -> SAE:
     several = {match[1] for key in tensors if (match := re.fullmatch(r"(?:saes\.)?([^.]+)\.encoder\.0\.weight", key))}
     if several:
         return _load_e2e(path, tensors, sorted(several), hook_point)
+    _check_only(path, None, hook_point)
     name = _dict_class(path, tensors)
     layout = _DICTIONARY_LEARNING[name]
     options = {}
     if layout.architecture == "topk":
         k = tensors.get("k", _trainer(path).get("k"))
-        k = k.item() if isinstance(k, Tensor) and k.numel() == 1 else k
+        k = k.item() if isinstance(k, Tensor) and not k.is_meta and k.layout == torch.strided and k.numel() == 1 else k
         if type(k) is not int:
             raise UserError(
                 f"{path} does not say how many features are active (`k`), and there is no config.json that does in a whole number; add it."
@@ -220,7 +239,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path} was refused: it holds other Python objects than tensors, and reading those can run anybody's code; saeworks only "
+            f"{path} was refused: it holds Python objects other than tensors, and reading those can run code; saeworks only "
             "loads safely, so save the module's `state_dict()` or a safetensors file where you trust it, and load that."
         ) from None
     except Exception as error:  # whatever the parser stumbles over in bytes that are no such file
@@ -290,10 +309,13 @@ def _read(layout: _Layout, tensors: dict[str, Tensor], path: Path, **options: An
         raise UserError(f"{path} has no tensor {missing[0]}; fetch it again.")
     if unknown := sorted(tensors.keys() - {*layout.keys.values(), *layout.other_keys}):
         raise UserError(f"{path} has a tensor {unknown[0]}, which no class of saeworks computes with; this SAE cannot be loaded.")
+    for key in layout.keys.values():
+        check_numbers(tensors[key], key, path)
     encoder = _untransposed(layout.keys["W_enc"], tensors)
-    if encoder.ndim != 2:
+    if encoder.ndim != 2 or not encoder.numel():
         raise UserError(
-            f"{path} does not fit its layout: {layout.keys['W_enc']} should be a matrix, but has shape {_shape(encoder)}; fetch it again."
+            f"{path} does not fit its layout: {layout.keys['W_enc']} should be a matrix with rows and columns, but has shape "
+            f"{_shape(encoder)}; fetch it again."
         )
     weights = {}
     for name, shape in expected_shapes(sae_class(layout.architecture), *encoder.shape).items():
@@ -306,7 +328,6 @@ def _read(layout: _Layout, tensors: dict[str, Tensor], path: Path, **options: An
                 f"{path} does not fit its layout: {key} should have shape {wanted}, as {layout.keys['W_enc']} has shape "
                 f"{_shape(tensors[layout.keys['W_enc']])}, but it has {_shape(tensors[key])}; fetch it again."
             )
-        check_numbers(value, key, path)
         weights[name] = value.float()
     if layout.unit_rows:
         weights = fold_decoder_norms(weights)

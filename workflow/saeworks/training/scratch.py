@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ..config.objectives import penalty_of
+from ..config.training import TrainingConfig
 from ..store.checkpoint import load_checkpoint, restore, save_checkpoint
 from ..store.errors import UserError
 from ..store.files import sync
@@ -70,9 +72,15 @@ class RunFolder:
         if result.loss.isfinite() and result.grad_norm.isfinite() and not exploded:
             return
         kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "there is no checkpoint yet"
-        settings = self.member.spec.training
-        clip = " or set `grad_clip`" if settings.grad_clip is None else f" or `grad_clip` (now {settings.grad_clip:g})"
         raise UserError(
             f"the loss of run {self.member.spec.name} is {loss:g} with gradient norm {result.grad_norm.item():g} at step {step} ({kept}); "
-            f"lower `lr` (now {settings.lr:g}){clip}, then run again: with other settings the run starts over."
+            f"{_mend(self.member.spec.training)}, then run again: with other settings the run starts over."
         )
+
+
+def _mend(settings: TrainingConfig) -> str:
+    """What to change about a loss that grew without bound."""
+    if penalty_of(settings.architecture, settings.penalty) == "lp" and settings.lp_p > 1:  # it punishes large activations
+        return f"lower `lp_p` (now {settings.lp_p:g}) to 1 or below"
+    clip = " or set `grad_clip`" if settings.grad_clip is None else f" or `grad_clip` (now {settings.grad_clip:g})"
+    return f"lower `lr` (now {settings.lr:g}){clip}"

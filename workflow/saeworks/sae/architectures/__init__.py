@@ -9,6 +9,7 @@ To add one, write a file with
 * `class Options(Frozen)`: its own keys of the `training` block;
 * where it has such options: `INITIAL`, those that only the initialisation reads; `KEPT`, those that a run which continues
   another takes from it; `ADDS_ERROR`, those that add a term with the reconstruction error;
+* `PLACE`, where it is not to come last, by its name, in lists and figures: a number, smaller ones first;
 * `SAVED_AS`, where a trained SAE is saved as another architecture: that one;
 * `NESTED`, where prefixes of the dictionary are outputs of their own: true.
 

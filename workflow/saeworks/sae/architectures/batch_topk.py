@@ -15,6 +15,7 @@ from ..codes import Codes, Selected
 from ..selection import flat_nonzero, largest_overall
 
 LABEL = "BatchTopK"
+PLACE = 30
 PENALTIES = ()
 SAVED_AS = "jumprelu"
 

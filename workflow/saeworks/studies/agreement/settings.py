@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ...config.base import Frozen
+from ...config.base import Frozen, Seed
 from ...config.figures import FigureStyle, TableStyle
 from ...config.names import FilePath
 
@@ -20,8 +20,8 @@ class AgreementConfig(Frozen):
         "such study. Files under `data/agreement` that are missing are downloaded: `simple_train.json`, `nounpp_train.json`, "
         "`within_rc_train.json`, and for `rc` BLiMP's `distractor_agreement_relative_clause.jsonl`.",
     )
-    n_items: PositiveInt = Field(1000, description="Items per template, drawn at random where a file has more.")
-    seed: NonNegativeInt = Field(0, description="Seed of the draw.")
+    n_items: PositiveInt = Field(1000, le=10**9, description="Items per template, drawn at random where a file has more.")
+    seed: Seed = Field(0, description="Seed of the draw.")
 
 
 class AgreementTable(TableStyle):

@@ -7,18 +7,19 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ...config.base import Frozen
-from ...config.figures import FigureStyle, TableStyle
+from ...config.figures import FigureStyle, Positions, Scale, TableStyle
 
 
 class FidelityConfig(Frozen):
     """Evaluation on held-out rows."""
 
     n_tokens: PositiveInt | None = Field(
-        None, description="Held-out tokens used, rounded down to whole rows; null: all of the corpus's eval rows."
+        None, le=10**10, description="Held-out tokens used, rounded down to whole rows; null: all of the corpus's eval rows."
     )
     batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
     sample_tokens: PositiveInt = Field(
         2000,
+        le=10**9,
         description="Tokens whose input and output norm and cosine are kept one by one, drawn at random after position 0, and a tenth as "
         "many at position 0; the same for every run.",
     )
@@ -30,7 +31,7 @@ class ParetoFigure(FigureStyle):
     label = "Fig. 1, 4: Pareto curves"
     reads = ("runs", "fidelity")
 
-    x_scale: Literal["linear", "log"] = Field("linear", description="Scale of the L0 and alive axes.")
+    x_scale: Scale = Field("linear", description="Scale of the L0 and alive axes.")
 
 
 class ResidualMseFigure(FigureStyle):
@@ -39,7 +40,7 @@ class ResidualMseFigure(FigureStyle):
     label = "Fig. 2: reconstruction error by layer"
     reads = ("runs", "fidelity", "selection")
 
-    y_scale: Literal["linear", "log"] = Field("log", description="Scale of the error axis.")
+    y_scale: Scale = Field("log", description="Scale of the error axis.")
 
 
 class NormTable(TableStyle):
@@ -77,7 +78,7 @@ class ExplainedVarianceFigure(FigureStyle):
     label = "Fig. 12: explained variance by layer"
     reads = ("runs", "fidelity", "selection")
 
-    positions: Literal["rest", "all"] = Field(
+    positions: Positions = Field(
         "rest", description="Tokens that count: `rest`, those after position 0, or `all`, as in the paper."
     )
     lowest: float = Field(-1.0, lt=1, description="Lower end of the axes; a value below it is written at the edge.")

@@ -15,8 +15,21 @@ from ...config.training import RunSpec
 class FiringConfig(ResamplingConfig):
     """On which tokens the features of two seeds fire."""
 
-    n_tokens: PositiveInt | None = Field(None, description="Held-out tokens used, rounded down to whole rows; null: all.")
+    n_tokens: PositiveInt | None = Field(
+        None, le=10**10, description="Held-out tokens used, rounded down to whole rows; null: all."
+    )
     batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
+
+
+class FiringControlsFigure(FigureStyle):
+    """Correlation with the best partner and alignment of all codes across seeds, beside their controls."""
+
+    label = "Seeds: firing and its controls"
+    reads = ("runs", "firing")
+
+    @classmethod
+    def applies(cls, runs: Sequence[RunSpec]) -> bool:
+        return vary(runs, "seed")
 
 
 class FiringAgreementFigure(FigureStyle):

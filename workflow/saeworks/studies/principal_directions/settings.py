@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
-from ...config.base import Frozen
-from ...config.figures import FigureStyle
+from ...config.base import Frozen, Seed
+from ...config.figures import FigureStyle, Scale
 from ...config.names import Color
 
 
@@ -16,14 +16,17 @@ class PrincipalDirectionsConfig(Frozen):
 
     n_tokens: PositiveInt | None = Field(
         None,
+        le=10**10,
         description="Held-out tokens behind the directions, the histogram and the correlations, rounded down to whole rows; null: all.",
     )
     n_directions: PositiveInt = Field(
         25, le=10_000, description="Directions that are looked at, from the one with most variance on."
     )
     bins: PositiveInt = Field(200, le=10_000, description="Histogram bins over the whole range of the first component.")
-    ablation_rows: PositiveInt = Field(30, description="Rows in which directions are ablated, or all that there are if fewer.")
-    seed: NonNegativeInt = Field(100, description="Seed of the permutation that the ablation takes other components from.")
+    ablation_rows: PositiveInt = Field(
+        30, le=10**6, description="Rows in which directions are ablated, or all that there are if fewer."
+    )
+    seed: Seed = Field(100, description="Seed of the permutation that the ablation takes other components from.")
     batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
 
 
@@ -36,7 +39,7 @@ class PcaComponentsFigure(FigureStyle):
     colors: dict[Literal["position 0", "end of text", "other"], Color] = Field(
         default={"position 0": "#D55E00", "end of text": "#009E73", "other": "#0072B2"}, description="Colour per kind of token."
     )
-    y_scale: Literal["linear", "log"] = Field("log", description="Scale of the axis of token shares.")
+    y_scale: Scale = Field("log", description="Scale of the axis of token shares.")
 
 
 class PcaCorrelationFigure(FigureStyle):
@@ -56,4 +59,4 @@ class PcaAblationFigure(FigureStyle):
         default={"kl": "#0072B2", "kl_reverse": "#D55E00"},
         description="Colour of KL(clean ‖ ablated) and of its reverse, KL(ablated ‖ clean).",
     )
-    y_scale: Literal["linear", "log"] = Field("linear", description="Scale of the KL axis.")
+    y_scale: Scale = Field("linear", description="Scale of the KL axis.")

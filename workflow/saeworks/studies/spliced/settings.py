@@ -21,9 +21,9 @@ class SplicedConfig(Frozen):
         "together. Null: no such study.",
     )
     n_tokens: PositiveInt | None = Field(
-        None, description="Held-out tokens used, rounded down to whole rows; null: all of the corpus's eval rows."
+        None, le=10**10, description="Held-out tokens used, rounded down to whole rows; null: all of the corpus's eval rows."
     )
-    batch_rows: PositiveInt = Field(32, description="Rows per forward pass.")
+    batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
 
 
 class SplicedTable(TableStyle):

@@ -17,9 +17,11 @@ class TextsConfig(Frozen):
         "that `novels-1m` was not trained on, is downloaded where it is missing.",
     )
     text_tokens: PositiveInt = Field(
-        65_536, description="Tokens of each text, rounded down to whole rows, in equal shares from all of its documents."
+        65_536,
+        le=10**9,
+        description="Tokens of each text, rounded down to whole rows, in equal shares from all of its documents.",
     )
-    batch_rows: PositiveInt = Field(32, description="Rows per forward pass.")
+    batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
 
 
 class TextsTable(TableStyle):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from ...config.base import Frozen
+from ...config.base import Frozen, Seed
 from ...config.figures import FigureStyle
 
 
 class UmapConfig(Frozen):
     """UMAP of pairs of dictionaries, and the regions that belong to one of them (Fig. 19 to 21)."""
 
-    seed: NonNegativeInt = Field(1, description="Random state of UMAP and seed of the shuffles.")
+    seed: Seed = Field(1, description="Random state of UMAP and seed of the shuffles.")
     n_neighbors: Annotated[int, Field(ge=2)] = Field(15, le=10_000, description="UMAP's neighbours.")
     min_dist: float = Field(0.1, ge=0, le=1, description="UMAP's smallest distance between points.")
     region_neighbors: PositiveInt = Field(
@@ -24,14 +24,14 @@ class UmapConfig(Frozen):
         gt=1,
         description="How many times as dense as the other a dictionary is, each as a share of itself, throughout a region of it.",
     )
-    min_features: PositiveInt = Field(10, description="Features of the smallest region.")
+    min_features: PositiveInt = Field(10, le=2**24, description="Features of the smallest region.")
     n_regions: PositiveInt = Field(8, le=10_000, description="Regions kept, the largest first.")
     n_shuffles: PositiveInt = Field(
         200, le=10_000, description="Random assignments to the two dictionaries behind a region's p-value."
     )
     top_tokens: PositiveInt = Field(5, le=10_000, description="Tokens that a region is described by.")
     n_tokens: PositiveInt | None = Field(
-        None, description="Held-out tokens that the top tokens are found in, rounded down to whole rows; null: all."
+        None, le=10**10, description="Held-out tokens that the top tokens are found in, rounded down to whole rows; null: all."
     )
     batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
 
