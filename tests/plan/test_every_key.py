@@ -106,6 +106,7 @@ def _mutations() -> dict[str, dict[str, Any]]:
     return found | {
         "runs.sparsity_coeffs": {"runs.e2e_ds.sparsity_coeffs": [0.2]},
         "runs.k": {"runs.topk.k": [5]},
+        "runs.sparsity_factors": {"runs.e2e_ds.sparsity_factors": {"blocks.1.hook_resid_pre": 2.0}},
         "runs.seeds": {"runs.gated.seeds": [3]},
         "runs.hook_points": {"runs.gated.hook_points": ["blocks.2.hook_resid_pre"]},
         "runs.objective": {"runs.topk.objective": "local"},
