@@ -211,6 +211,14 @@ class Place:
         }
 
 
+def experiment_made(place: Place) -> None:
+    """Run all jobs of the experiment but for notebooks."""
+    (place / "logs").mkdir()
+    place.write_config()
+    with contextlib.chdir(place.root), contextlib.redirect_stdout(io.StringIO()), _as_in_one_process():
+        assert place.run_missing() == 0
+
+
 def finish(root: Path) -> Place:
     """Make the experiment from nothing, and keep its results in DVC."""
     from dvc.cli import main as dvc  # slow import
@@ -221,10 +229,8 @@ def finish(root: Path) -> Place:
     place.write("texts/book.txt", TEXT)
     place.write("texts/book.jsonl", "".join(f"{json.dumps({'text': text})}\n" for text in TEXT.split("\n<|endoftext|>\n")))
     place.write("workflow/Snakefile", "")
-    (root / "logs").mkdir()
-    place.write_config()
+    experiment_made(place)
     with contextlib.chdir(root), contextlib.redirect_stdout(io.StringIO()), _as_in_one_process():
-        assert place.run_missing() == 0
         assert dvc(["init", "--no-scm", "-q"]) == 0
         for key in ("analytics", "check_update"):  # which would start processes
             assert dvc(["config", f"core.{key}", "false", "-q"]) == 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tests.faults.place import CONFIG, HOOK, RELU, TEXT, TOPK, Place
+from tests.faults.place import CONFIG, EXPERIMENT, HOOK, RELU, TEXT, TOPK, Place
 
 import saeworks
 
@@ -919,6 +919,199 @@ SESSIONS = [
     of_session("a shard turned", in_data("cache", _SHARD, _TURNED), "damaged", mend=_made_again),
 ]  # fmt: skip
 
+# further: what tensors, texts, files and numbers can be, beside wrong
+
+
+def hook_of(path: str, hook_point: str | None) -> Use:
+    return lambda place: saeworks.load_run(path, hook_point=hook_point) and None
+
+
+def _weights_of_model(change: Callable[[dict[str, Any]], Any]) -> Use:
+    return lambda p: p.edit_tensors("model/model.safetensors", change)
+
+
+def _all(change: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:
+    return lambda tensors: tensors.update({name: change(value) for name, value in tensors.items()})
+
+
+def _loop(name: str) -> Use:
+    """A link to itself."""
+
+    def spoil(place: Place) -> None:
+        path = place / name
+        if path.exists():
+            place.delete(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(path)
+
+    return spoil
+
+
+def _unlink(name: str) -> Use:
+    return lambda p: (p / name).unlink()
+
+
+_E = f"{_BLOCK}.encoder.0.weight"
+TENSORS = [
+    *(
+        other(f"{kind}: {name}", saved("ae.pt", _DL | {name: change(_DL[name])}), name.split(".")[0], word, mend=_AE)
+        for kind, word, change in [
+            ("without values", "empty float32", lambda v: v.to("meta")),
+            ("sparse", "sparse float32", lambda v: v.to_sparse()),
+            ("complex", "complex64", lambda v: v.to(torch.complex64)),
+            ("quantised", "qint8", lambda v: torch.quantize_per_tensor(v, 0.1, 0, torch.qint8)),
+            ("of whole numbers", "int64", lambda v: v.long()),
+            ("one number for 10¹³", "repeats its numbers", lambda v: torch.zeros(1).expand(10**7, 10**6)),
+        ]
+        for name in ("bias", "encoder.weight")
+    ),
+    other("compressed rows", saved("ae.pt", _DL | {"decoder.weight": torch.ones(6, 10).to_sparse_csr()}), "decoder.weight", "sparse", mend=_AE),
+    other("tensors in a tensor", saved("ae.pt", _DL | {"bias": torch.nested.nested_tensor([torch.ones(3), torch.ones(3)])}), "bias", "nested", mend=_AE),
+    other("no inputs", saved("ae.pt", _linear(0, 10) | {"bias": torch.zeros(0)}), "encoder.weight", "rows and columns", mend=_AE),
+    other("no features", saved("ae.pt", _linear(6, 0) | {"bias": torch.zeros(6)}), "encoder.weight", "rows and columns", mend=_AE),
+    other("k without a value", saved("ae.pt", _DL_TOPK | {"k": torch.tensor(3, device="meta")}), "`k`", mend=_AE_TOPK),
+    other("k that is sparse", saved("ae.pt", _DL_TOPK | {"k": torch.tensor([3]).to_sparse()}), "`k`", mend=_AE_TOPK),
+    other("an e2e_sae decoder without values", saved("a.pt", _e2e(_BLOCK) | {f"{_BLOCK}.decoder.weight": torch.zeros(6, 10, device="meta")}),
+          "decoder.weight", "empty", mend=saved("a.pt", _e2e(_BLOCK))),
+    other("an e2e_sae encoder with no rows", saved("a.pt", _e2e(_BLOCK) | {_E: torch.zeros(0, 6)}), "rows and columns", mend=saved("a.pt", _e2e(_BLOCK))),
+    other("sparsify without features", sparsify(lambda t: t.update({n: v[:0] for n, v in t.items() if n != "b_dec"})), "rows and columns", mend=sparsify()),
+    weights("complex numbers", made("b_enc", lambda v: v.to(torch.complex64)), _NPY, "b_enc", "complex64"),
+    weights("no features", lambda t: t.update(W_enc=t["W_enc"][:, :0], W_dec=t["W_dec"][:0], b_enc=t["b_enc"][:0]), _NPY, "W_enc|b_enc|W_dec", "shape"),
+    weights("one layer too many", made("W_dec", lambda v: v[None]), _NPY, "W_dec", "shape"),
+    cfg("d_in", d_in=0),
+    cfg("d_sae", d_sae=0),
+    cfg("d_sae", d_sae=float("inf")),
+    cfg("activation_fn", mend=refetch, activation_fn="tanh-relu"),
+    cfg("finetuning_scaling_factor", mend=refetch, finetuning_scaling_factor=True),
+    Fault("a hook point that the run is not of", nothing, hook_of(RELU, "nonsense"), ("'nonsense'", f"one of {HOOK}", "leave `hook_point` out"), nothing,
+          hook_of(RELU, HOOK)),
+    Fault("a hook point of a file that names none", _AE, hook_of("other", HOOK), ("ae.pt", "one SAE", "leave `hook_point` out"), nothing, hook_of("other", None)),
+    Fault("a run in a subfolder that is not there", nothing, hook_of(f"results/tiny/saes/{HOOK}", "topk-k9-s0"), ("'topk-k9-s0'", "topk-k4-s0"), nothing,
+          hook_of(f"results/tiny/saes/{HOOK}", "topk-k4-s0")),
+    *(
+        Fault(f"a run at {path[:9]!r}", nothing, hook_of(path, None), (says,), nothing, hook_of(RELU, None))
+        for path, says in [("a\0b", "no SAE at"), ("a" * 300, "too long"), ("/dev/null", "no file of SAE weights"), (CONFIG, "no file of SAE weights")]
+    ),
+    Fault("a link to itself for the weights", _loop(f"{RELU}/{_NPY}"), export, (_NPY,), both(_unlink(f"{RELU}/{_NPY}"), FETCH)),
+    Fault("a link to itself for cfg.json", _loop(f"{RELU}/cfg.json"), export, ("cfg.json",), both(_unlink(f"{RELU}/cfg.json"), FETCH)),
+    Fault("an export over the run itself", nothing, saeworks_("export", RELU, "--to", "saelens", "--out", RELU), ("--out", RELU), nothing, export),
+    Fault("an export to a file", put("exported", "x"), export, ("exported",), delete("exported")),
+]  # fmt: skip
+
+_BOM = b"\xef\xbb\xbf"
+TEXTS += [
+    text("a byte order mark", "a.txt", _BOM + TEXT.encode(), "a.txt begins with a byte order mark", "without one"),
+    text("UTF-16", "a.txt", TEXT.encode("utf-16"), "byte order mark", "UTF-8"),
+    text("a byte order mark in an xz", "a.txt.xz", lzma.compress(_BOM + TEXT.encode()), "byte order mark"),
+    text("a byte order mark before JSON", "a.jsonl", _BOM + _GOOD_TEXT[".jsonl"], "byte order mark"),
+    text("line ends of Windows in an xz", "a.txt.xz", lzma.compress(TEXT.replace("\n", "\r\n").encode()), "line 1 of .*a.txt.xz", "CRLF"),
+    text("a text twice in a line", "a.jsonl", f'{_LINE}{{"text": "a", "text": "b"}}\n', "line 2", "'text' twice", "keep one"),
+    text("a key twice within a line", "a.jsonl", '{"text": "a", "meta": {"b": 1, "b": 2}}\n', "line 1", "'b' twice"),
+    text("nothing in a .jsonl", "a.jsonl", "", "add text"),
+    text("a line without anything", "a.jsonl", f"{_LINE}\n{_LINE}", "line 2", "correct or remove it"),
+    text("half a character", "a.jsonl", '{"text": "\\ud800"}\n', "line 1"),
+    text("NaN for a text", "a.jsonl", '{"text": NaN}\n', "line 1"),
+    text("true among token ids", "a.jsonl", '{"text": [1, true]}\n', "line 1"),
+    text("a deep line", "a.jsonl", '{"text": ' + "[" * 100_000 + "\n", "line 1"),
+    text("an xz of another kind inside", "a.txt.xz", b"\x1f\x8b\x08\x00" + b"x" * 50, "cannot be read"),
+    Fault("a link to itself for a text", both(_loop("texts/l.txt"), _from_text("texts/l.txt")), job("corpus"), ("l.txt", "does not exist|cannot be read"),
+          both(_unlink("texts/l.txt"), put("texts/l.txt", TEXT))),
+    Fault("a device for a text", _from_text("/dev/zero"), job("corpus"), ("/dev/zero", "kind|no file"), _from_text("texts/book.txt")),
+    Fault("a name longer than any", _from_text(f"texts/{'a' * 300}.txt"), job("corpus"), ("does not exist|too long",), _from_text("texts/book.txt")),
+]  # fmt: skip
+
+MODELS += [
+    local_model("NaN among the weights", _weights_of_model(lambda t: next(iter(t.values())).flatten().__setitem__(0, float("nan"))), "model", "not finite"),
+    local_model("infinity among the weights", _weights_of_model(lambda t: list(t.values())[-1].view(-1).__setitem__(0, float("inf"))), "model", "not finite"),
+    local_model("weights that overflow", _weights_of_model(_all(lambda v: v * 1e30)), "model", "not finite|overflow"),
+    local_model("weights that are a folder", both(model_file("model.safetensors", None), lambda p: (p / "model/model.safetensors").mkdir()), "model"),
+    local_model("no heads", lambda p: p.edit_json("model/config.json", n_head=0), "model"),
+    local_model("heads that do not divide the width", lambda p: p.edit_json("model/config.json", n_head=7), "model"),
+    local_model("a width in words", lambda p: p.edit_json("model/config.json", n_embd="wide"), "model"),
+    local_model("a vocabulary of another size", lambda p: p.edit_json("model/config.json", vocab_size=7), "model"),
+    local_model("no positions", lambda p: p.edit_json("model/config.json", n_positions=0), "model"),
+    local_model("a link to itself for config.json", _loop("model/config.json"), "config.json|model", mend=both(delete("model"), _restored)),
+    local_model("a path longer than any", lambda p: p.set("model.path", "a" * 300), "correct", mend=lambda p: p.set("model.path", "model")),
+]  # fmt: skip
+
+KEYS += [
+    *(
+        key(name, bad, f"`{name}", says, mend=good)
+        for name, bad, says, good in [
+            ("corpus.seed", 2**32, "less than", 1), ("studies.umap.seed", -1, "greater than", 1), ("studies.errors.n_draws", 10**9, "less than", 100),
+            ("studies.errors.logits_mb", 10**9, "less than", 64), ("figures.errors_table.decimals", 400, "less than", 3),
+            ("figures.errors_histogram.bins", 10**9, "less than", 20), ("training.log_every", 10**12, "less than", 10),
+            ("runs.local.seeds", [2**40], "less than", [1]), ("runs.topk.k", [10**9], "less than", [4]), ("activations.block_rows", 0, "greater than", 4),
+            ("training.lr", "1e-400", "greater than 0", 1e-3), ("training.lr", "1e-3.5", "number", 1e-3), ("training.d_sae", "0x20", "integer", 32),
+            ("training.n_tokens", "1,000", "integer", 512), ("model.path", "", "character", "model"),
+            ("model.path", "a\0b", "control", "model"), ("model.path", 5, "string", "model"), ("draw", "pareto", "list", ["pareto"]),
+            ("runs.local.hook_points", [f"blocks.{'9' * 5000}.hook_resid_pre"], "hook", [HOOK]),
+            ("runs.local.hook_points", ["blocks.-1.hook_resid_pre"], "hook", [HOOK]), ("runs.local.hook_points", ["blocks.01.hook_resid_pre"], "hook", [HOOK]),
+            ("runs.local.hook_points", [HOOK.upper()], "hook", [HOOK]), ("runs.local.sparsity_coeffs", [0.0], "greater than 0", [0.5]),
+            ("runs.local.sparsity_coeffs", 0.5, "list", [0.5]), ("runs.local.seeds", [True], "true|number|integer", [1]),
+        ]
+    ),
+    key("runs", [], "`runs`", mend=EXPERIMENT["runs"]),
+    key("runs", {}, "`runs`", mend=EXPERIMENT["runs"]),
+    key("runs.local", None, "`runs.local`", mend=EXPERIMENT["runs"]["local"]),
+    key("model", None, "`?model`?", mend=EXPERIMENT["model"]),
+    key("model", "gpt2", "`?model`?", mend=EXPERIMENT["model"]),
+    key("corpus", {}, "`corpus.source`", mend=EXPERIMENT["corpus"]),
+    key("experiment", "con fig", "`experiment`", mend="tiny"),
+]  # fmt: skip
+
+FILES += [
+    raw("a timestamp for a seed", f"{_YAML}runs: {{a: {{objective: local, hook_points: [{HOOK}], sparsity_coeffs: [1], seeds: [2001-12-14]}}}}\n", "seeds"),
+    raw("a set for a list", f"{_YAML}runs: {{a: {{objective: local, hook_points: !!set {{{HOOK}}}, sparsity_coeffs: [1]}}}}\n", "hook_points` is a set", "write a list"),
+    raw("bytes for a list", f"{_YAML}runs: {{a: {{objective: local, hook_points: [{HOOK}], sparsity_coeffs: !!binary aGVsbG8=}}}}\n", "sparsity_coeffs"),
+    raw("a block that holds itself", f"{_YAML}runs: &a {{a: *a}}\n", "runs|itself"),
+    Fault("a link to itself", _loop(CONFIG), why, (CONFIG,), both(_unlink(CONFIG), Place.write_config)),
+]  # fmt: skip
+
+BETWEEN += [
+    between("a cache of other widths", "cache", "manifest.json", lambda p, n: _of_hook(p, n, d_in=8), _TRAIN, mend=_CACHE),
+    between("a cache in another type", "cache", "manifest.json", lambda p, n: p.edit_json(n, dtype="float16"), _TRAIN, "float", mend=_CACHE),
+    between("a cache without shards", "cache", "manifest.json", lambda p, n: _of_hook(p, n, shards=[]), _TRAIN, mend=_CACHE),
+    between("a cache with a shard twice", "cache", "manifest.json", lambda p, n: _of_hook(p, n, twice=True), _TRAIN, mend=_CACHE),
+    between("a cache of no rows in a shard", "cache", "manifest.json", lambda p, n: p.edit_json(n, rows_per_shard=0), _TRAIN, mend=_CACHE),
+    between("a cache of one row in a shard", "cache", "manifest.json", lambda p, n: p.edit_json(n, rows_per_shard=1), _TRAIN, mend=_CACHE),
+    between("a cache without its shuffles", "cache", "manifest.json", lambda p, n: p.edit_json(n, orders={}), _TRAIN, mend=_CACHE),
+    between("a corpus of as many rows as there are atoms", "corpus", "manifest.json", lambda p, n: p.edit_json(n, train_rows=10**80), "activation_cache",
+            mend=_CORPUS),
+    between("rows that are a link to itself", "corpus", "train.npy", lambda p, n: _loop(n)(p), "activation_cache",
+            mend=lambda p: ((p / f"{p.plan().corpus}/train.npy").unlink(), _CORPUS(p))),
+    between("a prepared model of no layers", "model", "manifest.json",
+            lambda p, n: p.edit_json(n, arch=json.loads((p / n).read_text())["arch"] | {"n_layers": 0}), "corpus", mend=_MODEL),
+    between("a prepared model that is no engine", "model", "manifest.json", lambda p, n: p.edit_json(n, engine="steam"), "corpus", mend=_MODEL),
+    Fault("a file for the folder of all states", put("scratch", "x"), job(_TRAIN), ("scratch",), delete("scratch")),
+]  # fmt: skip
+
+
+def _of_hook(place: Place, name: str, twice: bool = False, **changes: Any) -> None:
+    """Change what the cache's manifest says of the hook point."""
+    points = json.loads((place / name).read_text())["hook_points"]
+    points[HOOK] |= changes
+    if twice:
+        points[HOOK]["shards"] *= 2
+    place.edit_json(name, hook_points=points)
+
+
+TABLES += [
+    Fault("numbers in words", _frame(_FIDELITY, lambda f: f.assign(ce="high", l0="low")), _SHOW, ("fidelity",), FETCH),
+    Fault("a table without rows", _frame(_RUNS_TABLE, lambda f: f[:0]), _SHOW, ("run",), FETCH),
+    option("an experiment above", "runs ../tiny", "tiny", good="runs tiny"),
+]  # fmt: skip
+
+SESSIONS += [
+    of_session("a layer beyond the model", lambda p: p.edit_json(f"{RELU}/manifest.json", spec={"hook_point": "blocks.9.hook_resid_pre"}),
+               "blocks.9.hook_resid_pre|hook point", mend=FETCH),
+    of_session("settings that are none", lambda p: p.edit_json(f"{RELU}/manifest.json", data=json.loads((p / f"{RELU}/manifest.json").read_text())["data"]
+               | {"settings": {"dtype": "int8"}}), "dtype", mend=FETCH),
+    Fault("no such folder for the session", nothing, lambda p: saeworks.load_session(RELU, "nowhere") and None, ("nowhere/data/corpora", "corpus"), nothing,
+          session),
+]  # fmt: skip
+
+
 PRETRAIN = [
     Fault(f"pretrain: {name} {bad!r}",
           lambda p, n=name, b=bad: (p.values.clear(), p.values.update(name="mine", pretrain={
@@ -941,6 +1134,7 @@ FAULTS: dict[str, list[Fault]] = {
     "stages": STAGES,
     "files of runs": RUNS,
     "files of other libraries": OTHERS,
+    "tensors": TENSORS,
     "texts": TEXTS,
     "language models": MODELS,
     "files between stages": BETWEEN,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from string import Formatter
 
 import pytest
+from snakemake.utils import QuotedFormatter
 
 from saeworks.studies import figures, studies
 
@@ -51,6 +53,31 @@ def test_no_value_reaches_a_shell_unquoted():
     fields = [field for path in _RULE_FILES for command in _shell_commands(path) for field in _fields(command)]
     assert len(fields) > 50
     assert {name for name, spec in fields if spec != "q"} <= _PLAIN
+
+
+_HOSTILE = "a b;touch pwned;$(touch pwned)`touch pwned`'\"&|>pwned #*\n{}\\"
+
+
+def _filled(command: str) -> tuple[str, int]:
+    """A command with hostile values for all that is quoted, and how many those are."""
+    text, quoted = "", 0
+    for literal, name, spec, _ in Formatter().parse(command):
+        text += literal
+        if name is not None and name not in _PLAIN:
+            text += QuotedFormatter().format(f"{{:{spec}}}", _HOSTILE)  # as Snakemake does
+            quoted += 1
+        elif name not in (None, "params.take"):
+            text += "plain"
+    return text, quoted
+
+
+def test_hostile_values_reach_every_command_whole(tmp_path):
+    for command in (command for path in _RULE_FILES for command in _shell_commands(path)):
+        text, quoted = _filled(command)
+        stub = 'saeworks() { printf "%s\\0" "$@" > words; }'
+        subprocess.run(["bash", "-euc", f"{stub}\n{text}"], cwd=tmp_path, check=True)
+        assert (tmp_path / "words").read_text().split("\0").count(_HOSTILE) == quoted > 0, command
+        assert [path.name for path in tmp_path.iterdir()] == ["words"], command
 
 
 def test_what_is_not_quoted_are_plain_words():

@@ -115,8 +115,10 @@ def main(run: str, /, to: Literal["saelens", "sparsify"], out: str, module: str 
         module: for sparsify, the Hugging Face module whose output the SAE reads; by default that of the run's hook point.
 
     Raises:
-        UserError: the library has no such SAE.
+        UserError: the library has no such SAE, or `out` is a run.
     """
+    if (Path(out) / "manifest.json").exists() or Path(out).resolve() == Path(run).resolve():
+        raise UserError(f"--out is {out}, where an SAE lies that would be lost; name another folder.")
     if to == "saelens":
         export_saelens(Path(run), Path(out))
     else:

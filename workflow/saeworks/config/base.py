@@ -72,6 +72,8 @@ def _of_kinds(kinds: list[Any], value: Any, key: str) -> Any:
     if isinstance(value, list):
         inner = next((_members(typing.get_args(kind)[0]) for kind in kinds if typing.get_origin(kind) is list), [None])
         return [_of_kinds(inner, item, f"{key}.{i}") for i, item in enumerate(value)]
+    if isinstance(value, set):
+        raise UserError(f"configuration key `{key}` is a set, which has no order; write a list.")
     if bool in kinds or not (int in kinds or float in kinds):
         return value
     if isinstance(value, bool):

@@ -49,9 +49,9 @@ def bars_by_kind(
     y_label: str,
     y_scale: str = "linear",
     base: float | None = None,
-    share_y: bool = True,
     n_columns: int = 1,
     of_column: Callable[[int], str] = lambda column: "",
+    share_y: bool = True,
 ) -> Figure:
     """One row of panels per kind of run: at every hook point a bar for each of `names` with its interval.
 
