@@ -700,6 +700,8 @@ def test_sets_have_one_λ_and_seed_and_a_factor_at_each_hook_point():
     assert names[4:] == [(f"pair-c{λ}-s{seed}", _HOOK, λ / 2) for λ in (1, 3) for seed in (0, 1)]
     assert all(s.spliced == {"blocks.2.hook_mlp_out": 1.0, _HOOK: 0.5} for s in specs[:8])
     assert [(s.hook_point, s.sparsity_coeff, s.spliced) for s in specs[8:]] == [(at, λ, None) for _, at, λ in names]
+    tuned = _TUNED | {"sparsity_coeffs": [3], "start_from": "pair"}
+    assert parse_experiment(_SMALL | {"runs": {"pair": pair, "tuned": tuned}}).run_specs()[-1].sparsity_coeff == 1.5
     assert all(("spliced" in s.model_dump()) == (s.group == "pair") for s in specs)  # files of others are as they were
 
 

@@ -44,7 +44,8 @@ class RunGroup(Frozen):
     )
     sparsity_factors: dict[HookPoint, PositiveFloat] = Field(
         default={},
-        description="Factors of λ by hook point, where one λ would not suit all; 1 at the others. Runs are named after the λ of the list.",
+        description="Factors of λ by hook point, where one λ would not suit all; 1 at the others. Runs are named after the λ of the list. "
+        "A group that starts from another has those of that group by default.",
     )
     k: Annotated[list[Annotated[int, Field(gt=0, le=2**24)]], Field(min_length=1)] | None = Field(
         None, description="Active features per token, for the TopK family; takes the place of `sparsity_coeffs`."
@@ -119,9 +120,11 @@ class Experiment(Frozen):
         for group, settings in self.runs.items():
             training = self._training(group)
             used |= training.model_fields.keys() - settings_without_effect(settings.objective, training.model_dump())
-            spliced = _spliced(group, settings, training)
+            start = self.runs[settings.start_from].sparsity_factors if settings.start_from else {}
+            factors = {at: (settings.sparsity_factors or start).get(at, 1.0) for at in settings.hook_points}
+            _check_together(group, settings, training)
             for hook_point in settings.hook_points:
-                for label, sparsity in _sparsities(group, settings, training, hook_point):
+                for label, sparsity in _sparsities(group, settings, training, factors[hook_point]):
                     for seed in settings.seeds:
                         suffix = f"{label}-s{seed}"
                         spec = RunSpec(
@@ -131,7 +134,7 @@ class Experiment(Frozen):
                             objective=settings.objective,
                             seed=seed,
                             start_from=settings.start_from and f"{settings.start_from}-{suffix}",
-                            spliced=spliced,
+                            spliced=factors if settings.spliced == "together" else None,
                             training=training,
                             **sparsity,
                         )
@@ -240,10 +243,9 @@ def _described(settings: RunGroup, training: TrainingConfig) -> str:
     return " with ".join([described[0], ", ".join(described[1:])])
 
 
-def _spliced(group: str, settings: RunGroup, training: TrainingConfig) -> dict[str, float] | None:
-    """The hook points of the SAEs that are trained together, and the factor of λ at each; None if they are trained alone."""
+def _check_together(group: str, settings: RunGroup, training: TrainingConfig) -> None:
     if settings.spliced == "alone":
-        return None
+        return
     where, objective = f"`runs.{group}.spliced` is `together`", OBJECTIVES[settings.objective]
     blocks = [int(hook_point.split(".")[1]) for hook_point in settings.hook_points]
     faults = {
@@ -258,11 +260,10 @@ def _spliced(group: str, settings: RunGroup, training: TrainingConfig) -> dict[s
     for sentence, wrong in faults.items():
         if wrong:
             raise UserError(sentence)
-    return {hook_point: settings.sparsity_factors.get(hook_point, 1.0) for hook_point in settings.hook_points}
 
 
-def _sparsities(group: str, settings: RunGroup, training: TrainingConfig, hook_point: str) -> list[tuple[str, dict[str, float]]]:
-    """Label for the run's name and field of its spec, per value of k or of the sparsity coefficient."""
+def _sparsities(group: str, settings: RunGroup, training: TrainingConfig, factor: float) -> list[tuple[str, dict[str, float]]]:
+    """Label for the run's name and field of its spec, per value of k or of the sparsity coefficient, `factor` times which is λ."""
     by_k = ARCHITECTURES[training.architecture].by_k
     wanted, other = ("k", "sparsity_coeffs") if by_k else ("sparsity_coeffs", "k")
     if getattr(settings, wanted) is None or getattr(settings, other) is not None:
@@ -273,7 +274,6 @@ def _sparsities(group: str, settings: RunGroup, training: TrainingConfig, hook_p
         raise UserError(f"`runs.{group}.sparsity_factors.{min(idle)}` has no effect on group `{group}`, {why}; remove it.")
     if by_k:
         return [(_label(k, training), {"k": k}) for k in settings.k]
-    factor = settings.sparsity_factors.get(hook_point, 1.0)
     return [(_label(value, training), {"sparsity_coeff": value * factor}) for value in settings.sparsity_coeffs]
 
 
