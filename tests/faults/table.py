@@ -822,8 +822,8 @@ TRAINING = [
         "a loss that is not finite",
         lambda p: p.set("runs.local.training", _WILD),
         job(_TRAIN),
-        ("local-c0.5-s0", "lower `lr`"),
-        lambda p: p.set("runs.local.training.lr", 1e-3),
+        ("local-c0.5-s0", "lower `lp_p`"),
+        lambda p: p.set("runs.local.training", {"penalty": "lp", "lp_p": 1.0}),
     ),
     Fault("a run to start from that is gone",
           lambda p: (p.set("runs.tuned", {"objective": "finetune", "start_from": "local", "hook_points": [HOOK], "sparsity_coeffs": [0.5]}),
@@ -1146,8 +1146,32 @@ PRETRAIN = [
         ("vocab_size", 0, "greater than", 300), ("n_layers", 2.5, "integer", 2), ("lr", -1, "greater than 0", 1e-3),
         ("dtype", "float16", "float32", "float32"), ("source", 3, "string", "a book"), ("steps", 3, "did you mean 'n_steps'", ...),
         ("weight_decay", float("nan"), "finite", 0.0),
-    ]
+        ("n_layers", 0, "greater than 0", 2), ("n_heads", 0, "greater than 0", 2), ("context", 1, "greater than", 16),
+        ("seed", 2**32, "less than", 1), ("n_steps", 10**12, "less than", 10),     ]
 ]  # fmt: skip
+
+_TEXT_OF_MODEL = {"train_text": "texts/book.txt", "val_text": "texts/book.txt", "source": "a book", "vocab_size": 300, "n_layers": 1, "d_model": 8,
+                  "n_heads": 2, "context": 16, "batch_rows": 4, "micro_rows": 4, "n_steps": 2, "warmup_steps": 1}  # fmt: skip
+
+
+def _pretrain(**changes: Any) -> Use:
+    spec = json.dumps(_TEXT_OF_MODEL | changes)
+    return saeworks_("pretrain", "--spec", spec, "--name", "mine", "--out", "data/models/mine", "--scratch", "scratch/mine")
+
+
+PRETRAIN += [
+    Fault(f"pretrain: {name}", put("texts/short.txt", "few"), _pretrain(**changes), says, nothing, _pretrain())
+    for name, changes, says in [
+        ("heads that do not divide the width", {"n_heads": 3}, ("`d_model` is 8", r"`n_heads` \(3\)", "change one")),
+        ("a text of less than a row", {"train_text": "texts/short.txt"}, ("`pretrain.train_text`", "short.txt", "add text")),
+        (
+            "a held-out text of less than a row",
+            {"val_text": "texts/short.txt"},
+            ("`pretrain.val_text`", "a row has 16", "add text"),
+        ),
+        ("no such text", {"val_text": "texts/no.txt"}, ("texts/no.txt", "does not exist", "correct")),
+    ]
+]
 
 FAULTS: dict[str, list[Fault]] = {
     "keys of the configuration": KEYS,
