@@ -185,7 +185,7 @@ def display(table: str) -> str:
 
 
 def across_seeds(experiment: str) -> str:
-    """How far the seeds of each objective differ: what they cost, and whether their features are the same."""
+    """How far the seeds of each objective differ: what they cost, and whether their features are the same, beside what is so by chance."""
     folder = ROOT / "results" / experiment / "tables"
     needed = [folder / f"{name}.parquet" for name in ("runs", "fidelity", "matching", "firing")]
     if missing := [path for path in needed if not path.exists()]:
@@ -202,12 +202,18 @@ def across_seeds(experiment: str) -> str:
             cosines[cosines["directions"] == "encoder"],
             matched[matched["metric"] == "shared_fraction"],
             fired[fired["partner"] == "codes"],
+            fired[fired["partner"] == "codes_activations"],
+            fired[fired["partner"] == "codes_untrained"],
         )
+        by_chance = f"{cosines['random_baseline'].mean():.3f}"  # whatever the directions
         measured = [
             f"{m.mean():.{n}f} ({m.min():.{n}f} to {m.max():.{n}f})" for m, n in ((here["l0"], 1), (here["ce_increase"], 3))
         ]
-        rows.append([kind_name(*kind, runs), str(len(here)), *measured, *(with_interval(found, " ") for found in chosen)])
-    heads = ["SAE", "seeds", "L0", "CE increase (nats)", "decoder cosine", "encoder cosine", "features shared", "CKA of codes"]
+        similar = [with_interval(found, " ") for found in chosen]
+        rows.append([kind_name(*kind, runs), str(len(here)), *measured, *similar[:2], by_chance, *similar[2:]])
+    of_codes = ["CKA of codes", "of codes and activations", "of codes and an untrained code"]
+    of_directions = ["decoder cosine", "encoder cosine", "of random directions", "features shared"]
+    heads = ["SAE", "seeds", "L0", "CE increase (nats)", *of_directions, *of_codes]
     return _table(heads, rows)
 
 

@@ -9,15 +9,44 @@ import pytest
 import torch
 
 from tests import tiny_pipeline
+from tests.once import once
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
 os.environ["TRITON_INTERPRET"] = "1"  # kernels run on CPU tensors; read when Triton is imported
 
 
+# by the time that their tests take, the slow ones included
+_LONG = (
+    "workflow/test_pipeline.py",
+    "faults/test_fuzz_configurations.py",
+    "workflow/test_dvc.py",
+    "studies/test_every_figure.py",
+    "faults/test_fuzz_runs.py",
+    "docs/test_commands.py",
+    "workflow/test_train_together.py",
+    "workflow/test_stories260k.py",
+    "training/test_run.py",
+    "workflow/test_trust.py",
+    "faults/test_table.py",
+    "plan/test_every_key.py",
+    "training/test_same_bytes.py",
+    "studies/umap/test_measure.py",
+    "studies/errors/test_measure.py",
+    "studies/test_every_study.py",
+    "studies/errors/test_notebook.py",
+    "studies/test_notebook.py",
+    "sae/execution/test_packed.py",
+    "studies/test_claims.py",
+    "lm/test_decoder.py",
+    "training/test_packed_steps.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that they run beside the others instead of after them."""
-    items.sort(key=lambda item: "tests/workflow/" not in item.nodeid)
+    """The longest files first, so that they run beside the others instead of after them (with `--no-loadscope-reorder`)."""
+    ranks = {name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.location[0].removeprefix("tests/"), len(ranks)))
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +71,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared model folder (read only)."""
-    return tiny_pipeline.write_model(tmp_path_factory.mktemp("model") / "tiny")
+    return once(tmp_path_factory, "tiny_model", lambda folder: tiny_pipeline.write_model(folder / "tiny")) / "tiny"
 
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A corpus folder sampled from `tiny_model` (read only)."""
-    return tiny_pipeline.write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", tiny_model)
+    return once(tmp_path_factory, "tiny_corpus", lambda folder: tiny_pipeline.write_corpus(folder / "tiny", tiny_model)) / "tiny"

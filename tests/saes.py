@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saeworks.config.architectures import ARCHITECTURES as DECLARED
-from saeworks.sae.base import SAE
+from saeworks.sae.base import SAE, Forward
 from saeworks.sae.build import sae_class
 from saeworks.sae.execution import dense
 
@@ -29,9 +29,14 @@ def trained_sae(architecture: str, seed: int = 0, d_in: int = D_IN, d_sae: int =
     sae.W_dec.mul_(torch.linspace(0.2, 3, d_sae)[:, None] / sae.W_dec.norm(dim=1, keepdim=True))
     sae.train()
     for batch in inputs(seed + 100, 80, d_in).split(20):
-        dense.forward(sae, sae.normalise(batch)[0])  # what follows the training batches, as BatchTopK's threshold does
+        forward(sae, sae.normalise(batch)[0])  # what follows the training batches, as BatchTopK's threshold does
     sae.after_step()
     return sae.eval()
+
+
+def forward(sae: SAE, x: Tensor, dead: Tensor | None = None, k_aux: int = 0, way: Any = dense) -> Forward:
+    """The forward pass of a training step on normalised inputs, its products computed as the module `way` does."""
+    return sae.finish(x, way.encode(sae, x, dead, k_aux))
 
 
 def inputs(seed: int = 0, n: int = 50, d_in: int = D_IN) -> Tensor:

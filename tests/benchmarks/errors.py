@@ -2,10 +2,11 @@
 
 `make bench`, or `python tests/benchmarks/errors.py --out results/benchmarks/errors.json`
 
-The ideal is the model from the hook point to log-probabilities (`continue_from`, `logits`, log-softmax) for each intervention and
-batch, and nothing else; the study's pass draws and makes the vectors, runs the SAE and the model without it, and computes KL and loss
-of every token. On the default model, SAEs of random weights at some layers. Both are timed in turn, several times; the ratio is that
-of the medians of processor time, which a busy machine changes less than that of the clock.
+The forward passes alone run the model from the hook point to logits (`continue_from`, `logits`) for each intervention and batch, and
+nothing else. The ideal is what any implementation must do: these, log-softmax of the logits, and the pass without an intervention
+once. The study's pass also draws and makes the vectors, runs the SAE, and computes KL and loss of every token. On the default model,
+SAEs of random weights at some layers. All are timed in turn, several times; ratios are those of the medians of processor time, which
+a busy machine changes less than that of the clock.
 """
 
 from __future__ import annotations
@@ -45,11 +46,21 @@ def sae(d_in: int, d_sae: int) -> ReluSAE:
 
 
 @torch.no_grad()
-def ideal(point: HookPoint, batch: Batch, n: int) -> None:
-    """One forward pass from the hook point to log-probabilities for each of `n` interventions."""
+def forwards(point: HookPoint, batch: Batch, n: int, probabilities: bool = False) -> None:
+    """One forward pass from the hook point to logits, or log-probabilities, for each of `n` interventions."""
     for _ in range(n):
         last, _ = point.model.continue_from(point.site, batch.x, batch.x, batch.stream)
         for some in last.flatten(0, 1).split(point.logits_at_once):
+            logits = point.model.logits(some)
+            if probabilities:
+                logits.log_softmax(dim=-1)
+
+
+def ideal(point: HookPoint, n: int) -> None:
+    """The pass without an intervention, once, and one from the hook point to log-probabilities for it and each of `n` interventions."""
+    for batch in point.batches():
+        forwards(point, batch, n, probabilities=True)
+        for some in batch.last.flatten(0, 1).split(point.logits_at_once):
             point.model.logits(some).log_softmax(dim=-1)
 
 
@@ -86,7 +97,11 @@ def main() -> None:
             names = dict.fromkeys(saes, interventions)
             n = sum(name not in ("zero", "mean") for name in interventions) * len(saes) + 2  # those two are the same for all SAEs
             pool_errors = point.errors_of_pool(saes, names)
-            timed = {"ideal": partial(ideal, point, batch, n), "study": partial(study, point, saes, names, pool_errors)}
+            timed = {
+                "forwards": partial(forwards, point, batch, n),
+                "ideal": partial(ideal, point, n),
+                "study": partial(study, point, saes, names, pool_errors),
+            }
             seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}
             for _ in range(options.rounds + 1):
                 for name, run in timed.items():
@@ -95,9 +110,18 @@ def main() -> None:
                     seconds[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
             wall, cpu = ({name: statistics.median(t[i] for t in times[1:]) for name, times in seconds.items()} for i in (0, 1))
             row = {"layer": layer, "interventions": what, "forward_passes": n, "seconds": wall, "cpu_seconds": cpu}
-            row |= {"over_ideal": cpu["study"] / cpu["ideal"], "tokens_per_s": rows.size * n / wall["study"]}
+            row |= {f"over_{name}": cpu["study"] / cpu[name] for name in ("ideal", "forwards")}
+            row |= {"tokens_per_s": rows.size * n / wall["study"]}
             results.append(row)
             print(row, flush=True)
+    together = {
+        what: {
+            f"over_{name}": sum(row["cpu_seconds"]["study"] for row in results if row["interventions"] == what)
+            / sum(row["cpu_seconds"][name] for row in results if row["interventions"] == what)
+            for name in ("ideal", "forwards")
+        }
+        for what in KINDS
+    }
     of_post = [row for row in results if row["interventions"] == "those of the post"]
     minutes = TOKENS * len(OF_POST) * model.arch.n_layers * statistics.mean(1 / row["tokens_per_s"] for row in of_post) / 60
     setting = {
@@ -116,6 +140,7 @@ def main() -> None:
             "setting": setting,
             "rounds": options.rounds,
             "results": results,
+            "all_layers_together": together,
             f"minutes_for_{TOKENS}_tokens_at_every_layer": minutes,
         },
     )

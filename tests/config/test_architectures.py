@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import subprocess
 import sys
 
@@ -61,6 +62,14 @@ def test_every_declaration_is_the_one_of_the_imported_file():
 
 def test_sparsity_is_set_by_k_where_there_is_no_penalty():
     assert {name for name, declared in ARCHITECTURES.items() if declared.by_k} == {"topk", "batch_topk", "matryoshka_batch_topk"}
+
+
+def test_figures_list_architectures_by_place_and_those_without_one_last(tmp_path):
+    assert list(ARCHITECTURES) == sorted(ARCHITECTURES, key=lambda name: (ARCHITECTURES[name].place, name))
+    assert list(ARCHITECTURES)[:2] == ["relu", "topk"]
+    for name, line, place in (("late.py", "", math.inf), ("early.py", "PLACE = 3\n", 3)):
+        (tmp_path / name).write_text(_FILE.replace("PENALTIES", f"{line}PENALTIES", 1))
+        assert read_architecture(tmp_path / name).place == place
 
 
 def test_only_the_declarations_of_a_file_are_run(tmp_path):

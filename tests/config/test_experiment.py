@@ -301,11 +301,11 @@ _FAULTS = [
     ),
     (
         "runs/tuned", _TUNED | {"start_from": "locl"},
-        "`runs.tuned.start_from` is 'locl', which is no group of runs trained from the beginning; name one.",
+        "`runs.tuned.start_from` is 'locl', which is not a group of runs trained from the beginning; name one.",
     ),
     (
         "runs/tuned", _TUNED | {"start_from": "tuned"},
-        "`runs.tuned.start_from` is 'tuned', which is no group of runs trained from the beginning; name one.",
+        "`runs.tuned.start_from` is 'tuned', which is not a group of runs trained from the beginning; name one.",
     ),
     *(
         (
@@ -403,13 +403,13 @@ def test_a_whole_number_may_be_written_with_an_exponent(tmp_path, text):
         ("runs:\n  x: {k: 1}\n  x: {k: 2}\n", "has the key `x` in line 2 and again in line 3; keep one of them."),
         ('{"a": 1,\n "a": 2}', "has the key `a` in line 1 and again in line 2; keep one of them."),
         ("a: [1, {b: 1, b: 2}]", "has the key `b` in line 1 and again in line 1; keep one of them."),
-        ("a: [1", "is no valid YAML in line 1 (expected ',' or ']', but got '<stream end>'); correct it."),
-        ("a:\n\t- 1", "is no valid YAML in line 2 (found character '\\t' that cannot start any token); correct it."),
+        ("a: [1", "is not valid YAML in line 1 (expected ',' or ']', but got '<stream end>'); correct it."),
+        ("a:\n\t- 1", "is not valid YAML in line 2 (found character '\\t' that cannot start any token); correct it."),
         (
             "!x [ls]",
-            "is no valid YAML in line 1 (could not determine a constructor for the tag '!x'); correct it.",
+            "is not valid YAML in line 1 (could not determine a constructor for the tag '!x'); correct it.",
         ),
-        ("[" * 10_000, "is no valid YAML (RecursionError); correct it."),
+        ("[" * 10_000, "is not valid YAML (RecursionError); correct it."),
         (
             b"a: \xff",
             "cannot be read ('utf-8' codec can't decode byte 0xff in position 3: invalid start byte); it should be UTF-8 text that you may read.",

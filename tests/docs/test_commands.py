@@ -119,7 +119,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _bash(folder: Path, command: str) -> subprocess.CompletedProcess:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PYTHONDONTWRITEBYTECODE"))}
     variables |= {"PATH": path, "PYTHONPATH": str(folder / "workflow")}
     return subprocess.run(
         ["bash", "-c", command],
@@ -133,10 +133,13 @@ def _bash(folder: Path, command: str) -> subprocess.CompletedProcess:
 
 
 def test_every_command_works(clone):
-    commands, failed = _commands(), []
+    commands, tried, failed = _commands(), set(), []
     assert len(commands) > 50 and {_program(command) for command in commands} == set(PROGRAMS)
     for command, page in commands.items():
-        done = _bash(clone, _run_instead(command))
+        if (instead := _run_instead(command)) in tried:
+            continue
+        tried.add(instead)
+        done = _bash(clone, instead)
         wanted = UNMADE.get(command)
         if wanted not in done.stdout if wanted else done.returncode:
             failed.append(f"{page}: {command}\n{done.stdout[-2000:]}")

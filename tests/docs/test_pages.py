@@ -139,7 +139,9 @@ def test_the_table_across_seeds_is_of_the_tables(hooks, tmp_path, monkeypatch):
         matching | {"metric": metric, "directions": directions, "value": value} for (metric, directions), value in found.items()
     ]
     pd.DataFrame(rows).to_parquet(folder / "matching.parquet")
-    pd.DataFrame([pair | {"partner": "codes", "metric": "cka", "value": 0.5}]).to_parquet(folder / "firing.parquet")
+    aligned = {"codes": 0.5, "codes_activations": 0.4, "codes_untrained": 0.3, "codes_shuffled": 0.0}
+    rows = [pair | {"partner": partner, "metric": "cka", "value": value} for partner, value in aligned.items()]
+    pd.DataFrame(rows).to_parquet(folder / "firing.parquet")
     cells = hooks.across_seeds("five").splitlines()[-1].split(" | ")
     assert cells[:4] == ["| e2e", "3", "20.0 (10.0 to 30.0)", "0.200 (0.100 to 0.300)"]
-    assert [cell.split()[0] for cell in cells[4:]] == ["0.200", "0.300", "0.400", "0.500"]
+    assert [cell.split()[0] for cell in cells[4:]] == ["0.200", "0.300", "0.100", "0.400", "0.500", "0.400", "0.300"]

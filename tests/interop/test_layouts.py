@@ -337,7 +337,7 @@ def test_other_paths_are_one_sentence(tmp_path):
     assert "there is no SAE at" in _sentence(tmp_path / "nowhere")
     assert "in a layout that saeworks knows" in _sentence(tmp_path)
     (tmp_path / "notes.txt").write_text("")
-    assert "is no file of SAE weights" in _sentence(tmp_path / "notes.txt")
+    assert "is not a file of SAE weights" in _sentence(tmp_path / "notes.txt")
     for name in ("a.pt", "b.pt"):
         torch.save({}, tmp_path / name)
     assert "name one of a.pt, b.pt" in _sentence(tmp_path)

@@ -186,7 +186,10 @@ def test_a_folder_or_bytes_of_no_text_in_the_place_of_a_text_are_one_sentence(tm
 def test_a_dataset_of_the_hub_is_never_a_folder_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "set").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"`corpus.name` is 'data/set' with `source: hub`, but .*set lies here.*`source: text`"):
+    with pytest.raises(
+        UserError,
+        match=r"`corpus.name` is 'data/set' with `source: hub`, but .*set exists, and would be read.*`source: text`",
+    ):
         next(_hub_documents(HubCorpus(name="data/set"), "train"))
 
 

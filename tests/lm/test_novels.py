@@ -103,7 +103,7 @@ def test_a_missing_book_is_named(tmp_path, monkeypatch):
 def test_a_file_that_is_no_tei_book_is_named(tmp_path, monkeypatch, text):
     _small_collection(tmp_path, monkeypatch)
     archive = _archive(tmp_path / "bad.tar.gz", {"level1/ENG10000_First.xml": text})
-    with pytest.raises(UserError, match=r"level1/ENG10000_First\.xml in .* is no TEI book \(no"):
+    with pytest.raises(UserError, match=r"level1/ENG10000_First\.xml in .* is not a TEI book \(no"):
         novels.build(archive, tmp_path / "novels")
 
 

@@ -54,6 +54,7 @@ from ...config.base import Frozen
 from ..base import SAE, PerFeature
 
 LABEL = "Half"
+PLACE = 0
 PENALTIES = ("l1",)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -87,6 +88,7 @@ def _keys(values: BaseModel, path: str = "") -> Iterator[tuple[str, Any, Any]]:
             yield key, annotation, value
 
 
+@functools.cache
 def _mutations() -> dict[str, dict[str, Any]]:
     """For each key, where it is written in the file and its other value."""
     parsed = parse_experiment(experiment())

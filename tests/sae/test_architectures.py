@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from tests.each import each
 from tests.sae import literal
 from tests.sae.literal import VARIANTS, random
+from tests.saes import forward
 from torch import Tensor
 
 from saeworks.sae.architectures.batch_topk import BatchTopKSAE
@@ -63,10 +64,10 @@ def assert_literal(
     k: int,
     dead: Tensor | None = None,
     k_aux: int = 0,
-    forward: Callable[..., Forward] = active.forward,
+    way: Any = active,
 ) -> tuple[literal.Step, dict[str, Tensor]]:
     """A training step and its gradients equal the literal ones, which are returned with the gradients."""
-    ours = _as_literal(sae, forward(sae, x, dead, k_aux))
+    ours = _as_literal(sae, forward(sae, x, dead, k_aux, way))
     expected = literal.step(sae, variant, x, k, dead, k_aux)
     assert len(ours.outputs) == len(expected.outputs)
     assert ours.terms.keys() == expected.terms.keys()
@@ -91,7 +92,7 @@ def assert_literal(
 @each("decoder, pre_bias", product(["normalised", "renormalised", "free"], [True, False]))
 def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, decoder, pre_bias, way):
     sae = literal.make(variant, decoder=decoder, pre_bias=pre_bias)
-    expected, gradients = assert_literal(sae, variant, random(6, 5, seed=9), k=3, forward=way.forward)
+    expected, gradients = assert_literal(sae, variant, random(6, 5, seed=9), k=3, way=way)
     assert (expected.codes == 0).any() and (expected.codes != 0).any()
     assert all(gradient.any() for gradient in gradients.values())  # none is right for being zero
 
@@ -102,11 +103,11 @@ def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, de
 def test_the_edge_sizes(variant, size, way):
     n, k = size["n"], size["k"]
     sae = literal.make(variant, size["d_in"], size["d_sae"], k, decoder="normalised", pre_bias=True)
-    assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, forward=way.forward)
+    assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, way=way)
     with torch.no_grad():  # a token on which everything fires, too
         for name in {"b_enc", "b_mag"} & dict(sae.named_parameters()).keys():
             sae.get_parameter(name).fill_(8.0)
-    expected, _ = assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, forward=way.forward)
+    expected, _ = assert_literal(sae, variant, random(n, size["d_in"], seed=9), k, way=way)
     assert expected.codes.any()
 
 
@@ -117,10 +118,10 @@ def test_a_silent_dictionary_returns_its_bias_and_has_no_encoder_gradient(varian
     with torch.no_grad():
         sae.b_enc.fill_(-1e6)
     x = random(4, 5, seed=9)
-    step = way.forward(sae, x)
+    step = forward(sae, x, way=way)
     assert not step.codes.dense().any() and not step.codes.fired().any() and step.codes.l0() == 0
     assert all(torch.equal(output, sae.b_dec.expand(4, 5)) for output in step.outputs)
-    expected, gradients = assert_literal(sae, variant, x, k=3, forward=way.forward)
+    expected, gradients = assert_literal(sae, variant, x, k=3, way=way)
     assert not any(gradient.any() for name, gradient in gradients.items() if name != "b_dec")
     assert gradients["b_dec"].all()
 
@@ -132,9 +133,9 @@ def test_auxk_takes_the_largest_dead_pre_activations(variant, k_aux, dead, way):
     sae, x = literal.make(variant, decoder="normalised", pre_bias=True), random(4, 5, seed=9)
     mask = torch.zeros(11, dtype=torch.bool)
     mask[dead] = True
-    expected, _ = assert_literal(sae, variant, x, 3, mask, k_aux, way.forward)
+    expected, _ = assert_literal(sae, variant, x, 3, mask, k_aux, way)
     assert expected.aux.any()
-    aux = way.forward(sae, x, mask, k_aux).aux.dense()
+    aux = forward(sae, x, mask, k_aux, way).aux.dense()
     assert not aux[:, ~mask].any()
     assert torch.equal(aux.count_nonzero(dim=1), torch.full((4,), min(k_aux, len(dead))))
 
@@ -142,12 +143,12 @@ def test_auxk_takes_the_largest_dead_pre_activations(variant, k_aux, dead, way):
 @each("way", [active, dense])
 def test_auxk_of_no_dead_feature_is_empty(way):
     sae, x = literal.make("topk"), random(4, 5, seed=9)
-    step = way.forward(sae, x, torch.zeros(11, dtype=torch.bool), 3)
+    step = forward(sae, x, torch.zeros(11, dtype=torch.bool), 3, way)
     output = step.aux.decode(sae.dictionary())
     assert output.shape == (4, 5) and not output.any()
     (output.sum() + step.output.sum()).backward()
     assert all(p.grad.isfinite().all() for p in sae.parameters())
-    assert_literal(sae, "topk", x, 3, torch.zeros(11, dtype=torch.bool), 3, way.forward)
+    assert_literal(sae, "topk", x, 3, torch.zeros(11, dtype=torch.bool), 3, way)
 
 
 @each("variant", ["topk", "topk_signed", "multi_topk", "batch_topk", "matryoshka"])
@@ -160,7 +161,7 @@ def test_of_equal_pre_activations_the_first_are_taken(variant, way):
     x = torch.randint(-1, 2, (8, 5), generator=generator).double()
     pre = x @ sae.W_enc + sae.b_enc
     assert max(int((row == row.sort(descending=True).values[1]).sum()) for row in pre) > 2
-    assert_literal(sae, variant, x, 2, forward=way.forward)
+    assert_literal(sae, variant, x, 2, way=way)
 
 
 @each("variant", VARIANTS)
@@ -169,7 +170,7 @@ def test_chunks_that_do_not_divide_the_batch_change_nothing(variant, way, monkey
     monkeypatch.setattr(active, "CHUNK_ROWS", 3)
     sae, dead = literal.make(variant, pre_bias=True), torch.arange(11) % 3 == 0
     assert sae.selects_by_token is not isinstance(sae, BatchTopKSAE)
-    assert_literal(sae, variant, random(7, 5, seed=9), 3, dead, 2, way.forward)
+    assert_literal(sae, variant, random(7, 5, seed=9), 3, dead, 2, way)
 
 
 @each("variant", VARIANTS)
@@ -210,7 +211,7 @@ def test_the_codes_of_both_paths_report_the_same_firing(variant):
     sae, x = literal.make(variant, d_sae=40), random(3, 5, seed=9)
     expected = literal.step(sae, variant, x).codes
     for way in (active, dense):
-        codes = way.forward(sae, x).codes
+        codes = forward(sae, x, way=way).codes
         assert (codes.active is not None) == (way is active)
         assert codes.n_tokens == 3
         assert torch.equal(codes.fired(), torch.tensor([bool(column.any()) for column in expected.T]))
@@ -220,10 +221,10 @@ def test_the_codes_of_both_paths_report_the_same_firing(variant):
 
 def test_the_path_is_chosen_by_the_share_of_active_entries():
     sae, x = literal.make("relu", d_sae=100), random(8, 5, seed=9)
-    assert ByDensity().forward(sae, x).codes.active is None  # about half of the entries
+    assert forward(sae, x, way=ByDensity()).codes.active is None  # about half of the entries
     with torch.no_grad():
         sae.b_enc.fill_(-1e6)
-    assert ByDensity().forward(sae, x).codes.active is not None
+    assert forward(sae, x, way=ByDensity()).codes.active is not None
 
 
 @each("variant", VARIANTS)
@@ -243,7 +244,7 @@ def test_both_paths_agree_to_float_rounding_at_a_realistic_size(variant):
     results = []
     for way in (active, dense):
         sae.zero_grad()
-        step = way.forward(sae, x, dead, 32)
+        step = forward(sae, x, dead, 32, way)
         parts = [(output - x).square().mean() for output in step.outputs] + [
             sae.penalised(step, "l1").values.abs().sum() / n / d_in
         ]

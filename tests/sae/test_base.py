@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tests.each import each
 from tests.sae.literal import make, normalised_rows, random
-from tests.saes import ARCHITECTURES
+from tests.saes import ARCHITECTURES, forward
 
 from saeworks.config.training import TrainingConfig
 from saeworks.sae.architectures.batch_topk import BatchTopKSAE
@@ -13,7 +13,6 @@ from saeworks.sae.architectures.jumprelu import JumpReluSAE
 from saeworks.sae.architectures.matryoshka_batch_topk import MatryoshkaBatchTopKSAE
 from saeworks.sae.architectures.topk import TopKSAE
 from saeworks.sae.build import build_sae, sae_class
-from saeworks.sae.execution import dense
 
 
 def test_renormalised_removes_the_part_of_the_gradient_along_each_row():
@@ -48,7 +47,7 @@ def test_after_a_step_renormalised_rows_have_unit_norm():
     sae = make("relu", decoder="renormalised")
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.1)
     before = sae.W_dec.detach().clone()
-    dense.forward(sae, random(8, 5)).output.square().mean().backward()
+    forward(sae, random(8, 5)).output.square().mean().backward()
     sae.before_step()
     optimizer.step()
     expected = normalised_rows(sae.W_dec.detach())

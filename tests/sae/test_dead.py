@@ -8,6 +8,7 @@ import torch
 from tests.each import each
 from tests.sae import literal
 from tests.sae.literal import make, random
+from tests.saes import forward
 from torch import Tensor
 
 from saeworks.sae.base import SAE
@@ -22,7 +23,7 @@ DEAD = torch.tensor([f in (0, 4, 7) for f in range(11)])
 @each("decoder", ["normalised", "renormalised", "free"])
 def test_ghost_activations_and_their_gradients_equal_the_literal_formula(decoder, pre_bias, exp_relu, way):
     sae, x, upstream = make("relu", decoder=decoder, pre_bias=pre_bias), random(6, 5, seed=9), random(6, 5, seed=3)
-    ghost = ghost_activations(sae, way.forward(sae, x), DEAD, exp_relu)
+    ghost = ghost_activations(sae, forward(sae, x, way=way), DEAD, exp_relu)
     D = literal.normalised_rows(sae.W_dec) if decoder == "normalised" else sae.W_dec
     pre = (x - sae.b_dec if pre_bias else x) @ sae.W_enc + sae.b_enc
     expected = sum(torch.exp(pre[:, f].clamp(min=0) if exp_relu else pre[:, f])[:, None] * D[f] for f in (0, 4, 7))
@@ -42,7 +43,7 @@ def test_with_exp_relu_the_encoder_of_dead_features_gets_no_gradient_at_all(exp_
     sae = make("relu")
     with torch.no_grad():
         sae.b_enc[DEAD] = -30.0  # dead: never positive, but exp is not zero
-    ghost_activations(sae, dense.forward(sae, random(6, 5, seed=9)), DEAD, exp_relu).sum().backward()
+    ghost_activations(sae, forward(sae, random(6, 5, seed=9)), DEAD, exp_relu).sum().backward()
     for gradient in (sae.W_enc.grad[:, DEAD], sae.b_enc.grad[DEAD]):
         assert not gradient.any() if exp_relu else gradient.all()
     assert sae.W_dec.grad[DEAD].all() and not sae.W_dec.grad[~DEAD].any()
@@ -51,7 +52,7 @@ def test_with_exp_relu_the_encoder_of_dead_features_gets_no_gradient_at_all(exp_
 @each("exp_relu, dead", product([True, False], [torch.zeros(11), torch.ones(11)]))
 def test_ghost_activations_of_no_and_of_all_features(dead, exp_relu):
     sae, x = make("relu"), random(6, 5, seed=9)
-    ghost = ghost_activations(sae, dense.forward(sae, x), dead.bool(), exp_relu)
+    ghost = ghost_activations(sae, forward(sae, x), dead.bool(), exp_relu)
     pre = x @ sae.W_enc + sae.b_enc
     expected = torch.exp(pre.clamp(min=0) if exp_relu else pre) @ sae.W_dec * dead.any()
     torch.testing.assert_close(ghost, expected, rtol=1e-10, atol=1e-12)
@@ -126,7 +127,7 @@ def test_a_single_badly_reconstructed_input_is_given_to_all_dead_features(pre_bi
         x[:, 0] = -x[:, 0].abs() + shift[0]
         x[17, 0] = 3.0 + shift[0]  # 2·3 − 4 = 2 instead of 3
     dead = torch.arange(11) == 10
-    error = (dense.forward(sae, x).output - x).square().sum(dim=1)
+    error = (forward(sae, x).output - x).square().sum(dim=1)
     assert error[17] > 0.9 and error.sum() - error[17] < 1e-20
     for seed in range(5):
         resample(sae, optimizer, dead, x, torch.Generator().manual_seed(seed))
@@ -192,7 +193,7 @@ def test_the_same_generator_resamples_the_same():
 
 def test_the_threshold_of_batchtopk_is_not_moved_by_a_look():
     sae, optimizer = _trained("batch_topk")
-    dense.forward(sae, random(20, 5))
+    forward(sae, random(20, 5))
     threshold = sae.threshold.clone()
     resample(sae, optimizer, DEAD, random(20, 5, seed=9), torch.Generator().manual_seed(0))
     assert sae.threshold == threshold > 0

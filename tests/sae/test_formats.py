@@ -418,3 +418,12 @@ def test_a_run_continues_the_sae_that_was_saved(architecture, new_folder):
 def test_a_run_does_not_continue_an_sae_that_it_does_not_fit(folder, other, words):
     with pytest.raises(UserError, match=words):
         load_into(other(), folder)
+
+
+def test_an_old_file_without_its_architecture_is_not_taken_for_another(tmp_path):
+    save_sae(trained_sae("topk"), tmp_path, {})
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    del config["architecture"], config["metadata"]
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="cfg.json has `k` 5, which a standard SAE does not have"):
+        load_sae(tmp_path)

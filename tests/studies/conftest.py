@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.once import once
+from tests.studies import tiny_experiment
 from tests.studies.made_up import synthetic_tables
-from tests.studies.tiny_experiment import TinyExperiment, make
+from tests.studies.tiny_experiment import TinyExperiment
 
 
 @pytest.fixture
@@ -22,4 +24,8 @@ def make_tables(tmp_path):
 @pytest.fixture(scope="session")
 def experiment(tmp_path_factory, tiny_model, tiny_corpus) -> TinyExperiment:
     """A trained experiment of a few seconds and all its tables (read only)."""
-    return make(tmp_path_factory.mktemp("experiment"), tiny_model, tiny_corpus)
+
+    def at(folder: Path) -> TinyExperiment:
+        return tiny_experiment.at(folder, tiny_model, tiny_corpus)
+
+    return at(once(tmp_path_factory, "experiment", lambda folder: tiny_experiment.make(at(folder))))

@@ -39,7 +39,7 @@ def pixels(figure: Figure) -> bytes:
 def assert_nothing_clipped(figure: Figure) -> None:
     """Everything drawn lies on the page, panels with all their labels do not overlap each other, nor the legend."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    figure.draw_without_rendering()  # places all and paints nothing
     boxes = [axes.get_tightbbox(canvas.get_renderer()) for axes in figure.axes]
     boxes += [legend.get_window_extent(canvas.get_renderer()) for legend in figure.legends]
     for i, box in enumerate(boxes):

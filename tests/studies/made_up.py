@@ -138,10 +138,8 @@ def synthetic_tables(
                             )
             chosen = f"{hook}/{label}{middle:g}-s{seeds[0]}"
             selection.append(("similar_ce", hook, objective, architecture, chosen, 0.06, 0.01))
-            if len(seeds) > 2:
-                selection.append(("replicated_ce", *selection[-1][1:]))
-            for a, b in combinations(seeds, 2):
-                pair = [f"{hook}/{label}{middle:g}-s{seed}" for seed in (a, b)]
+            for coeff, (a, b) in product(coeffs if whole_curves else [middle], combinations(seeds, 2)):
+                pair = [f"{hook}/{label}{coeff:g}-s{seed}" for seed in (a, b)]
                 for direction, shift in (("a_to_b", 0.0), ("b_to_a", -0.02)):
                     cosines = np.clip(rng.beta(12 * across, 12 * (1 - across), 660) + shift, 0, 1)
                     nearest += [(hook, "cross_seed", *pair, direction, i, c) for i, c in enumerate(cosines)]
@@ -161,11 +159,14 @@ def synthetic_tables(
                 cosines = np.clip(np.random.default_rng(1).normal(centre, 0.1, 660), -1, 1)
                 nearest += [(hook, "cross_objective", chosen[a], chosen[b], direction, i, c) for i, c in enumerate(cosines)]
             there, back = (FROM_LOCAL[b], TO_LOCAL[b]) if a == "local" else (0.5, 0.5)
-            for seed in seeds if len(seeds) > 2 else seeds[:1]:
-                pair = (run.replace(f"-s{seeds[0]}", f"-s{seed}") for run in (chosen[a], chosen[b]))
-                pair = (hook, "cross_objective", *pair, "decoder", "alive")
-                for direction, m in (("a_to_b", there), ("b_to_a", back), ("both", (there + back) / 2)):
-                    geometry.append((*pair, direction, m, m - 0.01, m + 0.01, 0.42, 660, 660))
+            pair = (hook, "cross_objective", chosen[a], chosen[b], "decoder", "alive")
+            for direction, m in (("a_to_b", there), ("b_to_a", back), ("both", (there + back) / 2)):
+                geometry.append((*pair, direction, m, m - 0.01, m + 0.01, 0.42, 660, 660))
+        own = [row for row in runs if row[2] == hook and row[5] == architectures[0]]
+        for one, other in product(own, own):  # along the curves of one seed, to local
+            if one[4] in TO_LOCAL and other[4] == "local" and one[8] == other[8]:
+                pair = (hook, "to_local", one[0], other[0], "decoder", "alive", "a_to_b")
+                geometry.append((*pair, TO_LOCAL[one[4]], np.nan, np.nan, np.nan, 660, 660))
     of_runs = [
         "run", "group", "hook_point", "layer", "objective", "architecture", "sparsity_coeff", "k", "seed", "settings", "family",
         "d_in", "d_sae", "n_tokens", "lr",
@@ -196,8 +197,7 @@ def with_evaluation(tables: Path, outlier: float = 1.0, n_layers: int = 8) -> Pa
     """Add what evaluation measures at each layer and token; `outlier` is the norm at position 0 over that at others."""
     rng = np.random.default_rng(2)
     frames = {name: pd.read_parquet(tables / f"{name}.parquet") for name in ("runs", "fidelity", "selection")}
-    replicated = frames["selection"]["criterion"] == "replicated_ce"
-    runs, chosen = frames["runs"], frames["selection"][~replicated]
+    runs, chosen = frames["runs"], frames["selection"]
     overall = frames["fidelity"].query("positions == 'all' and layer == -1").pivot(index="run", columns="metric", values="value")
     more, tokens = [], []
     position = np.concatenate([np.zeros(20, np.int32), np.arange(1, 201, dtype=np.int32)])
@@ -221,7 +221,7 @@ def with_evaluation(tables: Path, outlier: float = 1.0, n_layers: int = 8) -> Pa
         values = {"position": position, "input_norm": norms, "output_norm": shrunk, "cosine": cosines}
         tokens.append(pd.DataFrame({"run": run.run, **values}))
     fidelity = pd.DataFrame(more, columns=["run", "metric", "layer", "positions", "value"]).assign(unit="1", n_tokens=131072)
-    selections = [frames["selection"][replicated]]
+    selections = []
     for criterion, metric in (("similar_ce", "ce_increase"), ("similar_l0", "l0"), ("similar_alive", "alive_features")):
         value = chosen["run"].map(overall[metric])
         selections.append(chosen.assign(criterion=criterion, value=value, tolerance=value.max() / value.min()))
@@ -240,7 +240,6 @@ def papers_pattern(tables: Path, n_layers: int = 8) -> Path:
     frames = {name: pd.read_parquet(tables / f"{name}.parquet") for name in ("runs", "fidelity", "selection", "geometry")}
     names = {"local-c6": "local-c1", "e2e-c1.5": "e2e-c3", "e2e_ds-c20": "e2e_ds-c50"}
     chosen = {f"{HOOK}/{old}-s0": f"{HOOK}/{new}-s0" for old, new in names.items()}
-    replicated = frames["selection"]["criterion"] == "replicated_ce"  # stay as they are, since their seeds are compared
     geometry = frames["geometry"]
     of_chosen = geometry[geometry["comparison"].isin(["cross_objective", "within_difference"])].replace(chosen)
     geometry = pd.concat([geometry, of_chosen], ignore_index=True)
@@ -259,7 +258,7 @@ def papers_pattern(tables: Path, n_layers: int = 8) -> Path:
     columns = ["run", "metric", "layer", "value"]
     variance = pd.DataFrame(variance, columns=columns).assign(positions="all", unit="1", n_tokens=131072)
     pd.concat([frames["fidelity"], variance], ignore_index=True).to_parquet(tables / "fidelity.parquet")
-    frames["selection"].replace(chosen).where(~replicated, frames["selection"]).to_parquet(tables / "selection.parquet")
+    frames["selection"].replace(chosen).to_parquet(tables / "selection.parquet")
     geometry.to_parquet(tables / "geometry.parquet")
     return tables
 
@@ -362,9 +361,17 @@ def with_seeds(tables: Path, n_features: int = 40) -> Path:
                 value = _MATCHED[kind] + 0.01 * number
                 matching.append((*labels, kind, "alive", "matched_cosine", value, value - 0.02, value + 0.02, 0.38, 40, 40, 1))
             matching.append((*labels, "both", "alive", "shared_fraction", 0.25, 0.2, 0.3, 0.001, 40, 40, 1))
-            for partner, value in (("decoder", 0.5), ("null", 0.02), ("best_in_b", 0.7), ("best_in_a", 0.6)):
+            best = {
+                "best_in_b": 0.7,
+                "best_in_a": 0.6,
+                "best_in_activations": 0.15,
+                "best_in_untrained": 0.3,
+                "best_in_shuffled": 0.05,
+            }
+            for partner, value in ({"decoder": 0.5, "null": 0.02} | best).items():
                 firing += [(a, b, partner, metric, value, value - 0.01, value + 0.01, 40, 1) for metric in METRICS]
-            firing.append((a, b, "codes", "cka", 0.9, np.nan, np.nan, 40, 1))
+            for partner, value in (("codes", 0.9), ("codes_activations", 0.7), ("codes_untrained", 0.6), ("codes_shuffled", 0.0)):
+                firing.append((a, b, partner, "cka", value, np.nan, np.nan, 40, 1))
             if number:
                 continue
             x, y = rng.uniform(0.2, 1, n_features), rng.uniform(0.3, 1, n_features)

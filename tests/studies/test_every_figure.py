@@ -28,7 +28,7 @@ MADE_UP = {
     "two architectures": (5.5, {"objectives": ("local", "e2e"), "architectures": ("relu", "jumprelu")}),
 }
 # where a small change would leave the picture of the made-up tables as it is
-OTHER = {"significance": 0.5, "lowest": 0.2, "decimals": 3, "scale": "log", "bins": 7, "confidence": 0.4}
+OTHER = {"tokens": 3, "significance": 0.5, "lowest": 0.2, "decimals": 3, "scale": "log", "bins": 7, "confidence": 0.4}
 AN_ABSENCE = re.compile(r"\b(No|no|not|0 runs)\b")
 
 

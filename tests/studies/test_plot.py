@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from tests.studies.drawing import TWO_LAYERS, edit, texts
 
 from saeworks.config.figures import FigureStyle
-from saeworks.studies import plot
-from saeworks.studies.draw import figure
+from saeworks.studies import figures, plot
+from saeworks.studies.draw import drawn, figure
 
 LOOKS = {
     "one": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
@@ -38,6 +39,24 @@ def test_the_callers_settings_are_left_alone_and_do_not_show(make_tables, tmp_pa
         assert matplotlib.rcParams == before
     for kind in ("svg", "png"):
         assert (tmp_path / f"usual.{kind}").read_bytes() == (tmp_path / f"own.{kind}").read_bytes()
+
+
+def test_a_hook_point_is_named_with_its_layer(make_tables):
+    tables = make_tables(hook_points=TWO_LAYERS, n_layers=8)
+    for name in ("pareto", "seed_pairs", "within_dictionary"):
+        words = texts(drawn(name, tables, figures()[name][1]()))
+        for hook_point, layer in zip(TWO_LAYERS, (2, 4), strict=True):
+            assert f"{hook_point}{',' if name == 'seed_pairs' else ''} layer {layer} of 8" in words
+    assert plot.place_name(TWO_LAYERS[0]) == TWO_LAYERS[0]  # the names are those of one figure
+    edit(tables, "fidelity", lambda t: t.assign(layer=-1).drop_duplicates(["run", "metric", "positions"]))
+    assert "layer" not in texts(drawn("within_dictionary", tables, figures()["within_dictionary"][1]()))
+
+
+def test_outer_labels_of_an_axis_of_cosines_keep_from_the_next_panel_and_points_at_its_ends_are_whole(panel):
+    plot.cosine_axis(panel)
+    assert [label.get_horizontalalignment() for label in panel.get_xticklabels()] == ["left", *["center"] * 3, "right"]
+    low, high = panel.get_xlim()
+    assert low < 0 and high > 1
 
 
 def test_lines_go_through_the_rows_in_their_order_and_nothing_is_averaged(panel):

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from saeworks.config.resampling import ResamplingConfig
+from saeworks.studies.claim import student_interval
 from saeworks.studies.resampling import pair_interval, seed_groups
 
 _LEVEL = 0.9
@@ -86,3 +87,21 @@ def test_groups_of_seeds_are_ordered_by_seed_and_leave_out_what_stands_alone():
     )
     assert [group["run"].tolist() for group in seed_groups(runs)] == [["a", "c"], ["d", "e"]]
     assert seed_groups(runs.iloc[:0]) == []
+
+
+@pytest.mark.slow
+def test_over_three_seeds_student_s_interval_covers_what_it_claims_where_a_hierarchical_bootstrap_does_not():
+    """Features within seeds: the interval that resamples seeds and then their features is too narrow, so that none is used."""
+    rng = np.random.default_rng(0)
+    n_seeds, n_features, n = 3, 100, 600
+    covered = {"student": 0, "hierarchical": 0}
+    for _ in range(n):
+        values = rng.normal(size=(n_seeds, 1)) + 3 * rng.normal(size=(n_seeds, n_features))
+        mean, low, high = student_interval(values.mean(axis=1))
+        assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, mean, stats.sem(values.mean(axis=1))))
+        covered["student"] += low <= 0 <= high
+        seeds = rng.integers(n_seeds, size=(300, n_seeds))
+        features = rng.integers(n_features, size=(300, n_seeds, n_features))
+        low, high = np.quantile(values[seeds[..., None], features].mean(axis=(1, 2)), [0.025, 0.975])
+        covered["hierarchical"] += low <= 0 <= high
+    assert covered["student"] / n == pytest.approx(0.95, abs=0.02) and covered["hierarchical"] / n < 0.88

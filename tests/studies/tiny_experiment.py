@@ -86,11 +86,15 @@ def in_order() -> Iterator[Study]:
         yield ready
 
 
-def make(root: Path, model: Path, corpus: Path) -> TinyExperiment:
+def at(root: Path, model: Path, corpus: Path) -> TinyExperiment:
+    """The experiment in the folder `root`, made or not."""
+    return TinyExperiment(root, model, corpus, tuple(f"{spec.hook_point}/{spec.name}" for spec in _specs()))
+
+
+def make(experiment: TinyExperiment) -> None:
     """Train all runs and measure every study."""
-    specs = _specs()
-    experiment = TinyExperiment(root, model, corpus, tuple(f"{spec.hook_point}/{spec.name}" for spec in specs))
-    for spec in specs:
+    root, model, corpus = experiment.root, experiment.model, experiment.corpus
+    for spec in _specs():
         saes = root / "results" / NAME / "saes" / spec.hook_point
         start = saes / spec.start_from if spec.start_from else None
         stream = ActivationsConfig(source="stream", block_rows=10)
@@ -104,4 +108,3 @@ def make(root: Path, model: Path, corpus: Path) -> TinyExperiment:
             experiment.measure(study, at, part)
         with contextlib.chdir(root):
             gather(study.name, [str(part) for part in parts.values()], str(experiment.tables_of(study)))
-    return experiment

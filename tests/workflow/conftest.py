@@ -1,7 +1,7 @@
 """Running Snakemake for real, in folders of its own.
 
 A launch that runs jobs takes seconds for each of them: tests share the folder `finished` where they only look, and a test of what a
-change makes stale asks the plan. pytest-xdist gives the tests of a file to one worker (`--dist loadfile`), so that it is made once.
+change makes stale asks the plan.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.once import once
 from tests.tiny.model import write_model
 
 from saeworks.plan.code import Code
@@ -39,9 +40,10 @@ _RULES = {
 
 
 def call(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
-    """Run a command with this environment's programs first on the path; output is one text."""
+    """Run a command with this environment's programs first on the path, and with compiled modules; output is one text."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | {"PATH": path}
+    left_out = ("GIT_", "PYTHONDONTWRITEBYTECODE")  # without compiled modules each job takes a tenth longer
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(left_out)} | {"PATH": path}
     done = subprocess.run(command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}")
@@ -109,10 +111,12 @@ def assert_same_results(folder: Path, other: Path, at_least: int) -> None:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the tiny experiment was run from nothing (read only)."""
-    folder = tmp_path_factory.mktemp("tiny")
-    write_model(folder / "model")
-    (folder / PRINTED).write_text(snakemake(folder))
-    return folder
+
+    def run(folder: Path) -> None:
+        write_model(folder / "model")
+        (folder / PRINTED).write_text(snakemake(folder))
+
+    return once(tmp_path_factory, "tiny", run)
 
 
 @pytest.fixture

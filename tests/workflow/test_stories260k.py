@@ -44,3 +44,16 @@ def test_e2e_reaches_a_lower_kl_at_its_l0_than_local_at_comparable_l0(tables):
             # between two local runs on logarithmic axes: a straight line would lie above their convex frontier
             assert np.log(run.kl) < np.interp(np.log(run.l0), np.log(local["l0"]), np.log(local["kl"]))
     assert inside >= 2
+
+
+def test_errors_of_saes_trained_on_the_output_do_less_than_random_ones_beside_those_of_local(tables):
+    tokens = pd.read_parquet(tables / "errors.parquet").query("position > 0")
+    kl = tokens.groupby("run")[[name for name in tokens if name.startswith("kl_")]].mean()
+    objective = pd.read_parquet(tables / "runs.parquet").set_index("run")["objective"][kl.index]
+    ratio = kl["kl_sae"] / kl["kl_random"]
+    assert len(kl) == 12 and ratio[objective == "e2e"].max() < ratio[objective == "local"].min()
+    chosen = kl.dropna(subset="kl_on_unread")
+    assert set(objective[chosen.index]) == {"local", "e2e", "e2e_ds"}
+    assert np.isfinite(chosen.drop(columns="kl_other_seed").to_numpy()).all()
+    assert (chosen["kl_on_unread"] < chosen["kl_off_unread"]).all()
+    assert (tables.parent / "notebooks" / "gurnee2024.html").is_file()

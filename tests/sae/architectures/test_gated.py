@@ -6,6 +6,7 @@ import torch
 from tests.each import each
 from tests.sae import literal
 from tests.sae.literal import make, random
+from tests.saes import forward
 from torch import Tensor
 
 from saeworks.sae.base import SAE, Forward
@@ -23,7 +24,7 @@ def _gate_error(sae: SAE, step: Forward) -> Tensor:
 @each("decoder", ["normalised", "free"])
 def test_the_auxiliary_loss_does_not_move_the_decoder(decoder, way):
     sae, x = make("gated", decoder=decoder), random(6, 5, seed=9)
-    _gate_error(sae, way.forward(sae, x)).backward()
+    _gate_error(sae, forward(sae, x, way=way)).backward()
     for name in ("W_dec", "b_dec", "b_mag", "r_mag"):
         gradient = sae.get_parameter(name).grad
         assert gradient is None or not gradient.any()
@@ -33,14 +34,14 @@ def test_the_auxiliary_loss_does_not_move_the_decoder(decoder, way):
 @BOTH_WAYS
 def test_under_pre_bias_the_auxiliary_loss_reaches_the_bias_through_the_encoder_only(way):
     sae, x = make("gated", pre_bias=True), random(6, 5, seed=9)
-    _gate_error(sae, way.forward(sae, x)).backward()
+    _gate_error(sae, forward(sae, x, way=way)).backward()
     torch.testing.assert_close(sae.b_dec.grad, -(sae.W_enc @ sae.b_enc.grad).detach(), rtol=1e-10, atol=1e-12)
 
 
 @BOTH_WAYS
 def test_the_penalty_moves_the_gate_and_not_the_magnitudes(way):
     sae, x = make("gated"), random(6, 5, seed=9)
-    penalised = sae.penalised(way.forward(sae, x), "l1")
+    penalised = sae.penalised(forward(sae, x, way=way), "l1")
     torch.testing.assert_close(penalised.dense(), literal.positive(x @ sae.W_enc + sae.b_enc), rtol=1e-10, atol=1e-12)
     penalised.values.sum().backward()
     assert sae.b_mag.grad is None and sae.r_mag.grad is None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.each import each
 from tests.sae.literal import make, random
+from tests.saes import forward
 
 from saeworks.sae.architectures.jumprelu import JumpReluSAE
 from saeworks.sae.execution import active, dense
@@ -31,7 +32,7 @@ def _one_feature() -> tuple[JumpReluSAE, torch.Tensor]:
 def test_the_gradients_of_the_activation_by_hand(way):
     sae, x = _one_feature()
     upstream = random(len(Z), 1)
-    step = way.forward(sae, x)
+    step = forward(sae, x, way=way)
     codes = step.codes.dense()
     assert codes.flatten().tolist() == [z if is_open else 0.0 for z, is_open in zip(Z, OPEN, strict=True)]
     (codes * upstream).sum().backward()
@@ -45,7 +46,7 @@ def test_the_gradients_of_the_activation_by_hand(way):
 @BOTH_WAYS
 def test_the_l0_term_counts_open_gates_and_moves_the_threshold_only(way):
     sae, x = _one_feature()
-    gates = sae.penalised(way.forward(sae, x), "l0").dense()
+    gates = sae.penalised(forward(sae, x, way=way), "l0").dense()
     assert gates.flatten().tolist() == [float(is_open) for is_open in OPEN]
     upstream = random(len(Z), 1)
     (gates * upstream).sum().backward()
@@ -57,17 +58,17 @@ def test_the_l0_term_counts_open_gates_and_moves_the_threshold_only(way):
 
 def test_the_way_with_active_entries_keeps_what_the_kernel_reaches_below_the_threshold_while_training():
     sae, x = _one_feature()
-    kept = active.forward(sae, x).pre.active.rows.tolist()
+    kept = forward(sae, x, way=active).pre.active.rows.tolist()
     assert kept == [i for i in range(len(Z)) if Z[i] > 0.75]
-    assert active.forward(sae, x).codes.l0() == sum(OPEN) / len(Z)  # those below it are not active
+    assert forward(sae, x, way=active).codes.l0() == sum(OPEN) / len(Z)  # those below it are not active
     sae.eval()
-    assert active.forward(sae, x).pre.active.rows.tolist() == [i for i in range(len(Z)) if OPEN[i]]
+    assert forward(sae, x, way=active).pre.active.rows.tolist() == [i for i in range(len(Z)) if OPEN[i]]
 
 
 def test_the_threshold_of_each_feature_gets_the_gradient_of_its_own_entries():
     sae, x = make("jumprelu"), random(30, 5, seed=9)
     upstream = random(30, 11, seed=1)
-    (active.forward(sae, x).codes.dense() * upstream).sum().backward()
+    (forward(sae, x, way=active).codes.dense() * upstream).sum().backward()
     pre = (x @ sae.W_enc + sae.b_enc).tolist()
     theta, width = sae.threshold.tolist(), sae.options.jumprelu_bandwidth
     expected = [

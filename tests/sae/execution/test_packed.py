@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from tests.each import each
 from tests.sae import literal
 from tests.sae.literal import random
 from tests.sae.test_architectures import assert_literal
+from tests.saes import forward
 from torch import Tensor
 
 pytest.importorskip("triton", reason="needs Triton: `make kernels`")
 
 from saeworks.sae.codes import Codes  # noqa: E402
-from saeworks.sae.execution import compact, dense, kernels, packed, trial  # noqa: E402
+from saeworks.sae.execution import compact, kernels, packed, trial  # noqa: E402
 from saeworks.sae.execution.compact import Compacted, encode_compact  # noqa: E402
 from saeworks.sae.execution.packed import capacity_for, count_selected  # noqa: E402
 from saeworks.sae.execution.products import decode_active  # noqa: E402
@@ -201,9 +203,14 @@ def _entries(sae, x: Tensor) -> int:
     return int((pre > sae.floor()).sum())
 
 
-def _with_places(capacity: int):
-    """A forward pass, as `dense.forward` is one."""
-    return lambda sae, x, dead, k_aux: packed.forward(sae, x, capacity)
+@dataclass
+class _WithPlaces:
+    """Packed entries with so many places."""
+
+    capacity: int
+
+    def encode(self, sae, x, dead=None, k_aux=0):
+        return packed.encode(sae, x, self.capacity)
 
 
 @pytest.mark.parametrize("variant", ["relu", "gated", "jumprelu"])
@@ -211,13 +218,13 @@ def _with_places(capacity: int):
 def test_a_training_step_and_its_gradients_equal_the_literal_formula(variant, decoder, pre_bias):
     sae, x = literal.make(variant, decoder=decoder, pre_bias=pre_bias), random(6, 5, seed=9)
     n = _entries(sae, x)
-    expected, gradients = assert_literal(sae, variant, x, k=3, forward=_with_places(n + 7))
+    expected, gradients = assert_literal(sae, variant, x, k=3, way=_WithPlaces(n + 7))
     assert (expected.codes == 0).any() and (expected.codes != 0).any()
     assert all(gradient.any() for gradient in gradients.values())
-    step = packed.forward(sae, x, n + 7)
+    step = forward(sae, x, way=_WithPlaces(n + 7))
     assert torch.equal(step.codes.fired(), expected.codes.any(dim=0))
     assert step.codes.l0().item() == pytest.approx((expected.codes != 0).sum().item() / 6, rel=1e-6)
-    assert count_selected(sae, step.pre) == n == count_selected(sae, dense.forward(sae, x).pre)
+    assert count_selected(sae, step.pre) == n == count_selected(sae, forward(sae, x).pre)
 
 
 @each("variant", ["relu", "gated", "jumprelu"])
@@ -227,15 +234,15 @@ def test_a_dictionary_in_which_everything_or_nothing_is_active(variant):
         with torch.no_grad():
             for name in {"b_enc", "b_mag"} & dict(sae.named_parameters()).keys():
                 sae.get_parameter(name).fill_(bias)
-        assert_literal(sae, variant, x, k=3, forward=_with_places(n + 1))
-        assert count_selected(sae, packed.forward(sae, x, n + 1).pre) == n
+        assert_literal(sae, variant, x, k=3, way=_WithPlaces(n + 1))
+        assert count_selected(sae, forward(sae, x, way=_WithPlaces(n + 1)).pre) == n
 
 
 def test_what_the_threshold_kernel_reaches_counts_as_an_entry():
     sae, x = literal.make("jumprelu"), random(30, 5, seed=9)
     pre = x @ sae.W_enc + sae.b_enc
     near = (pre > sae.threshold - sae.options.jumprelu_bandwidth / 2) & (pre <= sae.threshold)
-    step = packed.forward(sae, x, 400)
+    step = forward(sae, x, way=_WithPlaces(400))
     assert near.any() and count_selected(sae, step.pre) == near.sum() + (pre > sae.threshold).sum()
 
 

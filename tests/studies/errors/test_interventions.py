@@ -31,7 +31,8 @@ def _tokens(dtype: torch.dtype = torch.float64, rows: range = range(2, 2 + _ROWS
     pool = x.flatten(0, 1)[origin]
     basis = principal_directions(iter([x[:, 1:]]))
     covariance = np.cov(x[:, 1:].flatten(0, 1).T, bias=True)
-    around = Surroundings.of(basis, _K, pool.to(dtype), origin)
+    unread = torch.linalg.qr(draw(_D, 2))[0]
+    around = Surroundings.of(basis, _K, pool.to(dtype), origin, unread)
     np.testing.assert_allclose(around.scale @ around.scale.T, covariance, rtol=1e-5, atol=1e-5)
     here = slice(rows.start, rows.stop)
     draws = Draws(run, rows, _POS, x[here].to(dtype))
@@ -87,6 +88,8 @@ def _literal(name: str, t: Tokens, r: int, p: int) -> np.ndarray:
         "other_seed": lambda: toward(t.other_output[r, p].numpy() - x),
         "on_directions": lambda: x + top @ top.T @ (hat - x),
         "off_directions": lambda: hat - top @ top.T @ (hat - x),
+        "on_unread": lambda: x + sum((v @ (hat - x)) * v for v in t.around.unread.numpy().T),
+        "off_unread": lambda: hat - sum((v @ (hat - x)) * v for v in t.around.unread.numpy().T),
         "layer_norm": lambda: x.mean() + centred * np.linalg.norm(x - x.mean()) / np.linalg.norm(centred),
         "after_first": lambda: hat if p else x,
     }
@@ -134,9 +137,10 @@ def test_norms_cosines_and_distances_are_kept_to_1e_6_of_the_norm_on_every_token
     same(_cosine(made["norm_corrected"], output), torch.ones_like(size))
     for name in ("cosine_sae_norm", "cosine_true_norm"):
         same(_cosine(made[name], x), _cosine(output, x))
-    on, off = made["on_directions"] - x, made["off_directions"] - x
-    same(on + off, output - x, size[..., None])
-    same((on * off).sum(dim=-1), torch.zeros_like(size), size**2)
+    for part in ("directions", "unread"):
+        on, off = made[f"on_{part}"] - x, made[f"off_{part}"] - x
+        same(on + off, output - x, size[..., None])
+        same((on * off).sum(dim=-1), torch.zeros_like(size), size**2)
     same(made["layer_norm"].mean(dim=-1), x.mean(dim=-1), size)
     same(_norm(made["layer_norm"]), size, size)
     for cosine in (-1.0, 0.0, 0.3, 0.99, 1.0):

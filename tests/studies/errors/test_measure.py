@@ -21,6 +21,7 @@ from saeworks.studies import studies
 from saeworks.studies.errors import measure as module
 from saeworks.studies.errors.interventions import MAKE, Draws, Tokens, at_distance
 from saeworks.studies.errors.measure import HookPoint, divergences, rounded
+from saeworks.studies.errors.readers import unread_directions
 from saeworks.studies.errors.settings import INTERVENTIONS, ErrorsConfig
 from saeworks.studies.gather import gather
 from saeworks.studies.tables import TableWriter, read_columns
@@ -96,6 +97,7 @@ def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
 def _interventions(model, hook: str) -> Tokens:
     """Run `a` on all rows at once."""
     point = HookPoint(model, Site.parse(hook, model.arch), _tokens(), _CONFIG)
+    assert point.around.unread.shape[1] > 0
     x = model.hook_values(torch.from_numpy(_tokens().astype(np.int64)), [hook])[hook]
     draws = Draws("a", range(_ROWS), _POS, x)
     pool = point.around.pool
@@ -174,7 +176,7 @@ def test_the_table_of_one_position_has_that_position_and_those_after_it(model, t
 
 
 def test_batches_of_any_size_give_the_same_tables(model, tokenizer, tables, monkeypatch):
-    monkeypatch.setattr(module, "_FORWARD_TOKENS", 1)  # one intervention at a time
+    monkeypatch.setattr(module, "_FORWARD_TOKENS", {"cpu": 1, "cuda": 1})  # one intervention at a time
     monkeypatch.setattr(module, "_LOGIT_ROWS", {"cpu": 3, "cuda": 3})
     monkeypatch.setattr(module, "_VECTORS", 2)
     other = _tables(model, tokenizer, batch_rows=1)
@@ -260,19 +262,20 @@ def test_sweeps_rescale_errors_and_noise_to_the_same_lengths_and_cosines(model, 
 def _ignoring(model: Decoder, site: Site, n: int) -> tuple[Decoder, torch.Tensor]:
     """The model with later layers that do not see the first `n` of orthonormal directions, which are the rows of the second.
 
-    They are projected out of every matrix that reads the residual, behind norms that divide by a constant and centre nothing.
+    They are projected out of every matrix that reads the residual, behind norms that centre nothing and divide by what is constant
+    up to 1e-12: next to 1e12, the activations' mean square is nothing.
     """
     generator = torch.Generator().manual_seed(5)
     directions = torch.linalg.qr(torch.randn(D_MODEL, n, generator=generator, dtype=torch.float64))[0]
     keep = torch.eye(D_MODEL, dtype=torch.float64) - directions @ directions.T
-    weights = dict(model.weights)
+    weights = {name: value for name, value in model.weights.items() if not (name.startswith("ln_") or ".ln" in name)}
+    norms = [f"blocks.{layer}.{norm}" for layer in range(model.arch.n_layers) for norm in ("ln1", "ln2")]
+    weights |= {f"{norm}.w": torch.full((D_MODEL,), 1e6 / 4, dtype=torch.float64) for norm in [*norms, "ln_final"]}
     for layer in range(site.resume, model.arch.n_layers):
         for name in ("attn.qkv.W", "mlp.in.W"):
             weights[f"blocks.{layer}.{name}"] = weights[f"blocks.{layer}.{name}"] @ keep
     weights["unembed.W"] = weights["unembed.W"] @ keep
-    planted = Decoder(model.arch, weights)
-    planted._norm = lambda name, x: x / 4
-    return planted, directions.T
+    return Decoder(dataclasses.replace(model.arch, norm="rms", eps=1e12), weights), directions.T
 
 
 def test_an_error_in_a_subspace_that_later_layers_ignore_has_no_divergence_and_one_outside_all_of_it(model):
@@ -283,14 +286,52 @@ def test_an_error_in_a_subspace_that_later_layers_ignore_has_no_divergence_and_o
     noise = torch.randn(_ROWS, _POS, D_MODEL, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     inside = noise @ ignored.T @ ignored
     kl, increase = point.compare(batch, torch.stack([batch.x + 3 * inside, batch.x + noise - inside, batch.x + noise]))
-    assert kl[0].max() < 1e-13 and increase[0, :, :-1].abs().max() < 1e-12
+    assert kl[0].max() < 1e-13 and increase[0, :, :-1].abs().max() < 1e-10
     assert kl[1].min() > 1e-3
     np.testing.assert_allclose(kl[1], kl[2], rtol=1e-9)
-    around = dataclasses.replace(point.around, top=ignored.T)
+    found = unread_directions(planted, site, 1e-12)
+    np.testing.assert_allclose(found @ found.T, ignored.T @ ignored, atol=1e-7)
+    around = dataclasses.replace(point.around, top=ignored.T, unread=found)
     t = Tokens(batch.x, batch.x + noise, around, Draws("a", batch.index, _POS, batch.x))
-    split, _ = point.compare(batch, torch.stack([MAKE[n](t) for n in ("on_directions", "off_directions", "sae")]))
-    assert split[0].max() < 1e-13
-    np.testing.assert_allclose(split[1], split[2], rtol=1e-9)
+    for part in ("directions", "unread"):
+        split, _ = point.compare(batch, torch.stack([MAKE[n](t) for n in (f"on_{part}", f"off_{part}", "sae")]))
+        assert split[0].max() < 1e-12
+        np.testing.assert_allclose(split[1], split[2], rtol=1e-8)
+
+
+@each("hook", [*_SITES, "blocks.2.hook_resid_mid"])
+@each("share", [0.02, 0.3])
+def test_unread_directions_are_the_smallest_singular_ones_of_what_reads_later(model, hook, share):
+    """Literally: the Jacobian of each reader from the hook point, as a matrix of NumPy, LayerNorm's division left out."""
+    site, arch, weights = Site.parse(hook, model.arch), model.arch, {k: v.numpy() for k, v in model.weights.items()}
+    centre = np.eye(D_MODEL) - 1 / D_MODEL
+    block, kind = int(hook.split(".")[1]), hook.rsplit("_", 1)[-1]
+    names, first = [], block + (kind != "pre")
+    if hook.endswith(("hook_z", "attn_out", "resid_mid")):
+        names.append((f"blocks.{block}.mlp.in.W", f"blocks.{block}.ln2.w"))
+    for layer in range(first, arch.n_layers):
+        names += [(f"blocks.{layer}.{w}.W", f"blocks.{layer}.{n}.w") for w, n in (("attn.qkv", "ln1"), ("mlp.in", "ln2"))]
+    matrices = []
+    for name, norm in [*names, ("unembed.W", "ln_final.w")]:
+        read = weights[name] @ np.diag(weights.get(norm, np.ones(D_MODEL))) @ centre
+        matrices += np.split(read, 3) if "qkv" in name else [read - read.mean(axis=0)] if "unembed" in name else [read]
+    stacked = np.concatenate([m / np.linalg.norm(m) for m in matrices])
+    if site.kind == "z":
+        stacked = stacked @ weights[f"blocks.{block}.attn.o.W"]
+    squares = np.linalg.svd(stacked)[1] ** 2
+    found = unread_directions(model, site, share).numpy()
+    n = found.shape[1]
+    assert squares[len(squares) - n :].sum() <= share * squares.sum() < squares[len(squares) - n - 1 :].sum()
+    np.testing.assert_allclose(found.T @ found, np.eye(n), atol=1e-12)
+    assert np.square(stacked @ found).sum() == pytest.approx(squares[len(squares) - n :].sum())
+
+
+def test_a_model_that_only_the_bridge_runs_has_no_unread_directions_and_nothing_measured_there(model, monkeypatch):
+    monkeypatch.setattr(module, "Decoder", ())  # what `isinstance` takes for no class at all
+    point = HookPoint(model, Site.parse("blocks.2.hook_mlp_out", model.arch), _tokens(), _CONFIG)
+    sae = _sae()
+    frame = next(iter(point._batch(next(iter(point.batches())), {"a": sae}, {"a": ["sae", "random", "on_unread"]}, {}, [], {})))
+    assert frame["errors"]["kl_sae"].notna().all() and frame["errors"]["kl_on_unread"].isna().all()
 
 
 def test_divergences_of_float32_are_right_from_the_tiny_to_the_huge(model):

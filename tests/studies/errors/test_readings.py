@@ -161,7 +161,7 @@ def test_claims_that_the_tables_cannot_test_say_why(tables):
 
 def test_across_layers_the_gap_elsewhere_is_compared_with_the_token_s_own_values(made_up):
     claim = next(c for name, c in _claims(made_up, TWO_LAYERS[0]).items() if "other hook points" in name)
-    assert claim.verdict == REPRODUCED and claim.ours > 0.3  # the made-up tokens are hard at both
+    assert claim.verdict == REPRODUCED and claim.ours > 0.2  # the made-up tokens are hard at both
 
 
 def test_the_share_of_far_tokens_is_that_of_their_z_scores(three_seeds):
@@ -196,6 +196,15 @@ def test_the_figure_of_many_draws_gives_the_z_of_each_token(made_up):
 
 
 def test_where_no_part_of_the_errors_was_measured_a_figure_says_so(tables):
-    parts = ("on_directions", "off_directions", "norm_only", "norm_corrected", "layer_norm", "after_first")
+    parts = (
+        "on_directions",
+        "off_directions",
+        "on_unread",
+        "off_unread",
+        "norm_only",
+        "norm_corrected",
+        "layer_norm",
+        "after_first",
+    )
     edit(tables, "errors", lambda t: t.assign(**{f"kl_{name}": np.nan for name in parts}))
     assert "No part of the errors was measured" in texts(drawn("errors_split", tables, figures()["errors_split"][1]()))

@@ -11,6 +11,7 @@ from tests.studies.drawing import edit, texts
 
 from saeworks.studies.geometry import cross_objective, cross_seed, within_by_run, within_dictionary
 from saeworks.studies.geometry.settings import CrossObjectiveFigure, CrossSeedFigure, WithinByRunFigure, WithinDictionaryFigure
+from saeworks.studies.plot import POSITIVE
 
 
 def test_histograms_sum_to_one_whatever_the_cosines(make_tables):
@@ -24,7 +25,7 @@ def test_histograms_sum_to_one_whatever_the_cosines(make_tables):
 def test_within_dictionary_shows_the_tables_mean_interval_and_baseline(make_tables):
     figure = within_dictionary.draw(make_tables(), WithinDictionaryFigure())
     panel = figure.axes[0]
-    mean = np.mean([line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == "--"])
+    mean = np.mean([line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == "--" and line.get_color() == "black"])
     assert f"mean {mean:.3f}\n[{mean - 0.008:.3f}, {mean + 0.008:.3f}]" in panel.get_title()
     assert [line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == ":"] == [0.41]
 
@@ -70,7 +71,7 @@ def test_a_selected_run_without_alive_features_has_a_message(make_tables):
     assert "no run with two alive features" in " ".join(
         texts(within_dictionary.draw(tables, WithinDictionaryFigure()).axes[1].figure).split()
     )
-    assert "one seed only" in " ".join(texts(cross_seed.draw(tables, CrossSeedFigure())).split())
+    assert len(cross_seed.draw(tables, CrossSeedFigure()).axes) == 2  # no panel for what has nothing to show
 
 
 def _histogram(panel) -> list[float]:
@@ -93,7 +94,10 @@ def test_across_objectives_both_directions_are_drawn_with_their_means(make_table
     # the table's pairs are (local, e2e): towards local is its b_to_a
     assert e2e.get_title().splitlines() == ["e2e", "→ 0.300 [0.490, 0.510]", "← 0.500 [0.490, 0.510]"]
     assert e2e_ds.get_title().startswith("e2e+ds\n")
-    assert [line.get_xdata()[0] for line in e2e.lines if line.get_linestyle() == "--"] == [0.3, 0.5]
+    assert [line.get_xdata()[0] for line in e2e.lines if line.get_linestyle() == "--" and line.get_color() == "black"] == [
+        0.3,
+        0.5,
+    ]
     assert [line.get_xdata()[0] for line in e2e.lines if line.get_linestyle() == ":"] == [0.2, 0.42]
     nearest = pd.read_parquet(tables / "nearest.parquet").query("comparison == 'cross_objective'")
     to_local = nearest[nearest["run_a"].str.contains("/local-") & nearest["run_b"].str.contains("/e2e-")]
@@ -130,7 +134,27 @@ def test_across_objectives_without_a_local_run_a_message(make_tables):
     figure = cross_objective.draw(make_tables(objectives=("e2e", "e2e_ds")), CrossObjectiveFigure())
     assert "No hook point has a local run" in texts(figure)
     tables = make_tables("part", architectures=("relu", "topk"))  # pairs of the first architecture only
-    assert texts(cross_objective.draw(tables, CrossObjectiveFigure())).count("no local run to compare with") == 2
+    assert len(cross_objective.draw(tables, CrossObjectiveFigure()).axes) == 2  # of the four kinds
+
+
+def test_the_same_objective_in_another_seed_is_the_positive_control(make_tables):
+    tables = make_tables()
+    geometry = pd.read_parquet(tables / "geometry.parquet").query("comparison == 'cross_seed' and direction != 'both'")
+
+    def violet(panel) -> list[float]:
+        return [line.get_xdata()[0] for line in panel.lines if line.get_color() == POSITIVE["color"]]
+
+    def own(objective: str) -> list[float]:
+        return [pytest.approx(geometry.loc[geometry["run_a"].str.contains(f"/{objective}-"), "value"].mean())]
+
+    figure = within_dictionary.draw(tables, WithinDictionaryFigure())
+    assert [violet(panel) for panel in figure.axes] == [own("local"), own("e2e"), own("e2e_ds")]
+    across = cross_objective.draw(tables, CrossObjectiveFigure())
+    assert [violet(panel) for panel in across.axes] == [own("local")] * 2 and "local, another seed" in texts(across)
+    alone = make_tables("alone", seeds=(0,))
+    for module, config in ((within_dictionary, WithinDictionaryFigure()), (cross_objective, CrossObjectiveFigure())):
+        figure = module.draw(alone, config)
+        assert not any(violet(panel) for panel in figure.axes) and "another seed" not in texts(figure)
 
 
 def test_every_run_s_mean_interval_and_baseline_against_three_quantities(make_tables):

@@ -22,7 +22,7 @@ _ALIVE = {run: [True, True, i % 2 == 0, True, True, i % 3 > 0] for i, (run, *_) 
 
 def _runs() -> pd.DataFrame:
     table = pd.DataFrame(_RUNS, columns=["run", "objective", "settings", "seed"])
-    return table.assign(architecture="relu", hook_point="blocks.1.hook_resid_pre", d_in=_D)
+    return table.assign(family=table["objective"], architecture="relu", hook_point="blocks.1.hook_resid_pre", d_in=_D)
 
 
 def _dictionaries(runs: pd.DataFrame) -> dict[str, Dictionary]:

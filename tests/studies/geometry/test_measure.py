@@ -15,8 +15,18 @@ from saeworks.config.training import TrainingConfig
 from saeworks.sae.architectures.relu import ReluSAE
 from saeworks.sae.formats import save_sae
 from saeworks.sae.init import initialise
+from saeworks.store.seeds import derive_seed
 from saeworks.studies.geometry import measure as module
-from saeworks.studies.geometry.measure import Dictionary, compare, mean_interval, measure, nearest_cosine, random_baseline
+from saeworks.studies.geometry.measure import (
+    Dictionary,
+    compare,
+    linked,
+    mean_interval,
+    measure,
+    nearest,
+    nearest_cosine,
+    random_baseline,
+)
 from saeworks.studies.geometry.settings import GeometryConfig
 from saeworks.studies.place import Place
 from saeworks.studies.tables import write_table
@@ -154,7 +164,14 @@ def _runs() -> pd.DataFrame:
         ("e-c1-s1", "e2e", "e1", 1),
     ]
     table = pd.DataFrame(rows, columns=["run", "objective", "settings", "seed"])
-    return table.assign(group="g", sparsity_coeff=1.0, architecture="relu", hook_point="blocks.1.hook_resid_pre", d_in=_D)
+    return table.assign(
+        group="g",
+        family=table["objective"],
+        sparsity_coeff=1.0,
+        architecture="relu",
+        hook_point="blocks.1.hook_resid_pre",
+        d_in=_D,
+    )
 
 
 def _dictionaries(runs: pd.DataFrame, alive: dict[str, list[int]] | None = None) -> dict[str, Dictionary]:
@@ -177,6 +194,7 @@ def test_every_run_is_compared_with_itself_with_its_other_seeds_and_with_other_o
     _, table, _ = compared
     pairs = {c: sorted(set(zip(g["run_a"], g["run_b"], strict=True))) for c, g in table.groupby("comparison")}
     across = [("l-c1-s0", "e-c1-s0"), ("l-c1-s1", "e-c1-s1"), ("l-c2-s0", "e-c1-s0")]
+    assert pairs.pop("to_local", []) == []  # no two runs of e2e make a curve
     assert pairs == {
         "within": sorted((run, run) for run in _runs()["run"]),
         "cross_seed": [("e-c1-s0", "e-c1-s1"), ("l-c1-s0", "l-c1-s1")],
@@ -192,7 +210,7 @@ def test_every_run_is_compared_with_itself_with_its_other_seeds_and_with_other_o
     }
     assert len(table) == 4 * (5 + 3 * 2 + 3 * 3 + 3)  # for decoder and encoder, alive and all
     assert not table.duplicated(["comparison", "run_a", "run_b", "directions", "features", "direction"]).any()
-    assert set(table["resampled"]) == {"features"}
+    assert set(table["resampled"]) == {"clusters"}
     assert set(table["n_resamples"]) == {100}
 
 
@@ -215,8 +233,86 @@ def test_every_value_equals_the_mean_of_literal_cosines(compared):
             },
         )(a, b)
         assert row.value == pytest.approx(means[row.direction], abs=1e-6)
-        assert row.ci_low <= row.value <= row.ci_high
-        assert row.ci_low < row.ci_high
+        assert np.isnan(row.ci_low) or row.ci_low <= row.value <= row.ci_high and row.ci_low < row.ci_high
+    assert table["ci_low"].notna().mean() > 0.8  # a few of the tiny dictionaries are one cluster
+
+
+def test_along_the_curves_every_run_is_compared_with_local_of_its_seed():
+    rows = [("l1", "local", 0), ("l2", "local", 0), ("l3", "local", 1), ("e1", "e2e", 0), ("e2", "e2e", 0), ("e3", "e2e", 1)]
+    runs = pd.DataFrame(rows, columns=["run", "objective", "seed"])
+    runs = runs.assign(settings=runs["run"], family=runs["objective"], architecture="relu", d_in=_D)
+    dictionaries = _dictionaries(runs)
+    table, _ = compare(runs, dictionaries, _CONFIG, selected=set())
+    found = table[table["comparison"] == "to_local"].set_index(["run_a", "run_b"])
+    assert list(found.index) == [("e1", "l1"), ("e1", "l2"), ("e2", "l1"), ("e2", "l2")]  # seed 1 has one run of each
+    for (a, b), row in found.iterrows():
+        literal = np.mean(_literal(*(dictionaries[run].rows("decoder", "alive") for run in (a, b))))
+        assert row["value"] == pytest.approx(literal, abs=1e-6) and np.isnan(row["ci_low"]) and row["resampled"] == "none"
+    other = runs.assign(architecture=["relu"] * 3 + ["topk"] * 3)
+    assert "to_local" not in set(compare(other, dictionaries, _CONFIG, selected=set())[0]["comparison"])
+
+
+def test_nearest_neighbours_link_clusters_of_features():
+    a, b = _random(40, 3), _random(25, 4)
+    found = nearest(a, b, chunk=7)
+    unit = [torch.nn.functional.normalize(t, dim=1) for t in (a, b)]
+    cosines = unit[0] @ unit[1].T
+    assert (
+        found.of_forward.tolist() == cosines.argmax(dim=1).tolist()
+        and found.of_backward.tolist() == cosines.argmax(dim=0).tolist()
+    )
+    of_own = nearest(a, chunk=9).of_forward.numpy()
+    cluster = linked(of_own)
+    reached = [{i} for i in range(40)]  # literally: what one reaches by links in either direction
+    for _ in range(40):
+        reached = [set.union(r, {int(of_own[i]) for i in r}, {j for j in range(40) if of_own[j] in r}) for r in reached]
+    assert all((cluster[i] == cluster[j]) == (j in reached[i]) for i in range(40) for j in range(40))
+    assert 1 < len(set(cluster)) <= 20
+
+
+def test_an_interval_over_clusters_resamples_and_leaves_out_whole_clusters():
+    """A loop over resamples with the same draws, and a jackknife that leaves out one cluster at a time."""
+    rng = np.random.default_rng(0)
+    samples, clusters = (rng.gamma(1.0, size=60), rng.gamma(2.0, size=40)), (np.arange(60) // 4, rng.integers(12, size=40))
+    config = GeometryConfig(n_resamples=300, confidence=0.9)
+    for number in (1, 2):
+        value, low, high = mean_interval(samples[:number], config, "x", clusters[:number])
+        generator = np.random.default_rng(derive_seed("bootstrap", config.seed, "x"))
+        resampled, influence = np.zeros(300), []
+        for sign, sample, labels in zip((1, -1), samples[:number], clusters, strict=False):
+            members = [sample[labels == label] for label in np.unique(labels)]
+            drawn = generator.integers(len(members), size=(300, len(members)))
+            resampled += sign * np.array([np.concatenate([members[i] for i in row]).mean() for row in drawn])
+            influence += [sign * sum(m - sample.mean()) / len(sample) for m in members]
+        assert value == pytest.approx(samples[0].mean() - (samples[1].mean() if number == 2 else 0))
+        acceleration = sum(c**3 for c in influence) / 6 / sum(c**2 for c in influence) ** 1.5
+        bias = stats.norm.ppf(np.clip((resampled < value).mean(), 1 / 600, 1 - 1 / 600))
+        levels = [stats.norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z))) for z in stats.norm.ppf([0.05, 0.95])]
+        assert (low, high) == pytest.approx(tuple(np.quantile(resampled, levels)))
+    alone = (np.arange(60),)
+    assert mean_interval(samples[:1], config, "x", alone) == pytest.approx(mean_interval(samples[:1], config, "x"))
+    assert np.isnan(mean_interval(samples[:1], config, "x", (np.zeros(60, int),))[1:]).all()
+    assert mean_interval((np.full(4, 0.25),), config, "x", (np.array([0, 0, 1, 1]),)) == (0.25, 0.25, 0.25)
+
+
+@pytest.mark.slow
+def test_intervals_within_dictionaries_of_split_features_cover_what_they_claim_by_clusters_alone():
+    """Each feature has a copy nearby, its nearest neighbour: half as many cosines are independent as there are features."""
+    config, covered, n = GeometryConfig(n_resamples=400, confidence=0.9), {"clusters": 0, "features": 0}, 600
+
+    def dictionary(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        one, aside = (torch.nn.functional.normalize(torch.randn(40, 64, generator=generator), dim=1) for _ in range(2))
+        return torch.cat([one, one + torch.rand(40, 1, generator=generator) * aside])
+
+    truth = np.mean([nearest_cosine(dictionary(seed))[0].mean().item() for seed in range(10_000, 12_000)])
+    for seed in range(n):
+        found = nearest(dictionary(seed))
+        cosines, clusters = found.forward.double().numpy(), linked(found.of_forward.numpy())
+        for name, of in (("clusters", (clusters,)), ("features", None)):
+            _, low, high = mean_interval((cosines,), config, str(seed), of)
+            covered[name] += low <= truth <= high
+    assert covered["clusters"] / n == pytest.approx(0.9, abs=0.04) and covered["features"] / n < 0.8
 
 
 def test_the_interval_of_both_directions_is_as_narrow_as_that_of_a_mean(compared):

@@ -10,14 +10,15 @@ from tests.studies.drawing import edit, texts
 from tests.studies.made_up import with_seeds
 
 from saeworks.config.training import RunSpec
-from saeworks.studies.firing import firing_agreement
-from saeworks.studies.firing.settings import FiringAgreementFigure
+from saeworks.studies.firing import firing_agreement, firing_controls
+from saeworks.studies.firing.settings import FiringAgreementFigure, FiringControlsFigure
 from saeworks.studies.geometry import direction_of_maximum, encoder_decoder
 from saeworks.studies.geometry.settings import DirectionOfMaximumFigure, EncoderDecoderFigure
 
 FIGURES = {
     "encoder_decoder": (encoder_decoder, EncoderDecoderFigure),
     "firing_agreement": (firing_agreement, FiringAgreementFigure),
+    "firing_controls": (firing_controls, FiringControlsFigure),
     "direction_of_maximum": (direction_of_maximum, DirectionOfMaximumFigure),
 }
 
@@ -109,6 +110,23 @@ def test_firing_lines_are_means_over_bins_of_the_decoder_cosine(make):
             np.testing.assert_allclose(line.get_xydata(), [point for point in expected if point[1] == point[1]])
         assert panel.lines[4].get_xdata()[0] == pytest.approx(0.38)
         assert "mean 0.500 [0.490, 0.510]\nnull 0.020, CKA 0.900" in panel.get_title()
+
+
+def test_firing_stands_beside_its_controls(make):
+    for seeds, of_pairs in (
+        ((0, 1), (0.7, 0.9)),
+        ((0, 1, 2), (0.7, 0.8)),
+    ):  # three seeds have a mean over pairs of the codes alone
+        correlation, alignment = firing_controls.draw(make(seeds=seeds), FiringControlsFigure()).axes
+        for panel, own, controls in ((correlation, of_pairs[0], (0.15, 0.3, 0.05)), (alignment, of_pairs[1], (0.7, 0.6, 0.0))):
+            local = [
+                line for line in panel.lines if to_rgb(line.get_color()) == to_rgb("#0072B2") and line.get_marker() in "os^v"
+            ]
+            assert [line.get_ydata()[0] for line in local] == pytest.approx([own, *controls])
+            assert [line.get_markerfacecolor() == "white" for line in local] == [False, True, True, True]
+            low, high = panel.get_ylim()
+            assert low < 0 and high > 1
+    assert [label.get_text() for label in correlation.get_xticklabels()] == ["local", "e2e", "e2e+ds"]
 
 
 def test_the_four_means_of_each_pair_are_drawn_with_their_baselines(make):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
-from tests.studies.drawing import edit, legend
+from tests.studies.drawing import edit, legend, texts
 from tests.studies.made_up import with_principal_directions
 
 from saeworks.store.errors import UserError
@@ -58,12 +58,17 @@ def test_correlation_keeps_position_0_apart_and_leaves_gaps_where_it_is_undefine
     assert [line.get_color() for line in rest.lines] == ["#0072B2", "#D55E00", "#009E73"]
 
 
-def test_correlation_says_where_nothing_varies(tables):
-    folder = tables()
+def test_correlation_has_no_panel_where_nothing_varies(tables):
+    two = ("blocks.2.hook_resid_pre", "blocks.4.hook_resid_pre")
+    folder = tables(hook_points=two)
+    edit(folder, "pca_correlation", lambda t: t.assign(r=t["r"].where((t["positions"] == "rest") | (t["hook_point"] == two[1]))))
+    panels = pca_correlation.draw(folder, PcaCorrelationFigure()).axes
+    assert ["vary here" in " ".join(t.get_text() for t in panel.texts) for panel in panels] == [False, True, False, False]
     edit(folder, "pca_correlation", lambda t: t.assign(r=t["r"].where(t["positions"] == "rest")))
-    rest, first = pca_correlation.draw(folder, PcaCorrelationFigure()).axes
-    assert " ".join(first.texts[0].get_text().split()).startswith("the activations do not vary here")
-    assert "vary" not in "".join(text.get_text() for text in rest.texts)
+    panels = pca_correlation.draw(folder, PcaCorrelationFigure()).axes
+    assert [panel.get_title() for panel in panels] == ["positions > 0"] * 2
+    edit(folder, "pca_correlation", lambda t: t.assign(r=np.nan))
+    assert "do not vary" in texts(pca_correlation.draw(folder, PcaCorrelationFigure()))
 
 
 def test_ablation_draws_both_orders_of_the_divergence(tables):

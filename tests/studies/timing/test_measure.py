@@ -59,6 +59,6 @@ def test_a_damaged_record_is_one_sentence(tmp_path):
         folder.mkdir()
         (folder / HOOK).mkdir(parents=True)
         (folder / HOOK / "a.tsv").write_text(text)
-        with pytest.raises(UserError, match=r"a\.tsv is no benchmark record") as caught:
+        with pytest.raises(UserError, match=r"a\.tsv is not a benchmark record") as caught:
             timing(_runs("a"), folder)
         assert "\n" not in str(caught.value)

@@ -23,7 +23,7 @@ from ..store.files import write_json
 
 _FAULT, _MENDABLE, _INTERRUPTED, _UNREAD = 70, 2, 130, 141
 STATUSES = {  # of a command that does not succeed
-    _MENDABLE: "an error that you can mend; a sentence says how",
+    _MENDABLE: "an error that you can correct; a sentence says how",
     _FAULT: "a fault of saeworks; a sentence says where its traceback is",
     _INTERRUPTED: "interrupted",
     _UNREAD: "what reads the output has ended",
@@ -119,7 +119,7 @@ def begin_records(record: list[Path] | None = None, identity: list[Json] | None 
     try:
         return [(path, begin_record(text)) for path, text in zip(record, identity, strict=True)]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"`--identity` is none that the workflow gives ({error}); leave it and `--record` out.") from None
+        raise UserError(f"`--identity` is not one that the workflow gives ({error}); leave out both it and `--record`.") from None
 
 
 def flush() -> None:

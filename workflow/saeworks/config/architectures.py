@@ -6,6 +6,7 @@ Of each file the class `Options` and a few literal constants are compiled, and n
 from __future__ import annotations
 
 import ast
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from .base import Frozen
 
 _FOLDER = Path(__file__).resolve().parents[1] / "sae" / "architectures"
 _REQUIRED = ("LABEL", "PENALTIES", "Options")
-_OPTIONAL = ("KEPT", "INITIAL", "ADDS_ERROR", "SAVED_AS")
+_OPTIONAL = ("PLACE", "KEPT", "INITIAL", "ADDS_ERROR", "SAVED_AS")
 _MODULES = ("typing", "pydantic")  # that `Options` may use, beside `Frozen`
 
 
@@ -25,6 +26,7 @@ class Architecture:
         label: its name in figures.
         penalties: sparsity penalties that it admits, the default first; none where k sets the sparsity.
         options: its own keys of the `training` block.
+        place: where it stands in lists and figures, smaller numbers first; those without one come last, by name.
         kept: of these, those that a run which continues another takes from it.
         initial: of these, those that only the initialisation reads.
         adds_error: of these, those that add a term with the reconstruction error to the loss.
@@ -34,6 +36,7 @@ class Architecture:
     label: str
     penalties: tuple[str, ...]
     options: type[Frozen]
+    place: float = math.inf
     kept: tuple[str, ...] = ()
     initial: tuple[str, ...] = ()
     adds_error: tuple[str, ...] = ()
@@ -68,20 +71,5 @@ def _is_declaration(node: ast.stmt) -> bool:
     return isinstance(node, ast.ClassDef) and node.name == "Options"
 
 
-_IN_FIGURES = (
-    "relu",
-    "topk",
-    "batch_topk",
-    "matryoshka_batch_topk",
-    "gated",
-    "jumprelu",
-)  # first, in this order; then the others
-
-
-def _place(path: Path) -> tuple[int, str]:
-    return (_IN_FIGURES.index(path.stem) if path.stem in _IN_FIGURES else len(_IN_FIGURES), path.stem)
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    path.stem: read_architecture(path) for path in sorted(_FOLDER.glob("*.py"), key=_place) if path.stem != "__init__"
-}
+_FOUND = {path.stem: read_architecture(path) for path in _FOLDER.glob("*.py") if path.stem != "__init__"}
+ARCHITECTURES: dict[str, Architecture] = dict(sorted(_FOUND.items(), key=lambda item: (item[1].place, item[0])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import reprlib
@@ -35,7 +36,7 @@ def parse(model: type[Model], values: Any, where: str = "") -> Model:
     `where` is the dotted path of `values` in the configuration. `1e6`, which YAML reads as text or as a fraction, is a whole number where one is wanted.
 
     Raises:
-        UserError: one sentence about the first fault, with the key, the value and the mend.
+        UserError: one sentence about the first fault, with the key, the value and what to do.
     """
     try:
         return TypeAdapter(model).validate_python(_with_numbers(model, values, where))
@@ -43,7 +44,7 @@ def parse(model: type[Model], values: Any, where: str = "") -> Model:
         raise UserError(_sentence(model, error.errors()[0], where)) from None
     except RecursionError:
         raise UserError(
-            f"configuration block `{where or 'experiment'}` has too many levels, or holds itself; write it out."
+            f"configuration block `{where or 'experiment'}` has too many levels or contains itself; write it without anchors, on fewer levels."
         ) from None
 
 
@@ -57,16 +58,20 @@ def _with_numbers(annotation: Any, value: Any, key: str) -> Any:
     Raises:
         UserError: it has a truth value in the place of one, or one that is too large for anything.
     """
-    kinds = _members(annotation)
+    return _of_kinds(_members(annotation), value, key)
+
+
+def _of_kinds(kinds: list[Any], value: Any, key: str) -> Any:
+    """`_with_numbers` of a type with these members."""
     if isinstance(value, dict):
         models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         models = [m for m in models if len(models) == 1 or m.model_fields["source"].default == value.get("source")]
-        inner = {name: field.annotation for name, field in models[0].model_fields.items()} if models else {}
-        others = next((typing.get_args(kind)[1] for kind in kinds if typing.get_origin(kind) is dict), None)
-        return {name: _with_numbers(inner.get(name, others), item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+        inner = _fields(models[0]) if models else {}
+        others = next((_members(typing.get_args(kind)[1]) for kind in kinds if typing.get_origin(kind) is dict), [None])
+        return {name: _of_kinds(inner.get(name, others), item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
     if isinstance(value, list):
-        inner = next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is list), None)
-        return [_with_numbers(inner, item, f"{key}.{i}") for i, item in enumerate(value)]
+        inner = next((_members(typing.get_args(kind)[0]) for kind in kinds if typing.get_origin(kind) is list), [None])
+        return [_of_kinds(inner, item, f"{key}.{i}") for i, item in enumerate(value)]
     if isinstance(value, set):
         raise UserError(f"configuration key `{key}` is a set, which has no order; write a list.")
     if bool in kinds or not (int in kinds or float in kinds):
@@ -82,6 +87,12 @@ def _with_numbers(annotation: Any, value: Any, key: str) -> Any:
             f"configuration key `{key}` is {reprlib.repr(value)}, but no number may exceed {largest:g}; check its exponent."
         )
     return number
+
+
+@functools.cache
+def _fields(model: type[BaseModel]) -> dict[str, list[Any]]:
+    """Members of the type of each field."""
+    return {name: _members(field.annotation) for name, field in model.model_fields.items()}
 
 
 def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
@@ -145,7 +156,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or type(error).__name__
-        raise UserError(f"configuration file {path} is no valid YAML{where} ({what}); correct it.") from None
+        raise UserError(f"configuration file {path} is not valid YAML{where} ({what}); correct it.") from None
     if not isinstance(values, dict):
         raise UserError(f"configuration file {path} holds no keys; begin with one that `saeworks new <name>` writes.")
     return values

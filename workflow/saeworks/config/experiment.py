@@ -50,7 +50,7 @@ class RunGroup(Frozen):
     )
     start_from: Name | None = Field(
         None,
-        description="`finetune`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
+        description="`finetune` and `continued`: the group whose runs of equal hook point, sparsity and seed are continued; its settings are the defaults.",
     )
     training: dict[str, Any] = Field(default={}, description="Overrides of the experiment's `training` block for this group.")
 
@@ -151,7 +151,7 @@ class Experiment(Frozen):
         if settings.start_from is not None:
             if settings.start_from not in self.runs or self.runs[settings.start_from].start_from is not None:
                 raise UserError(
-                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is no group of runs trained from the beginning; name one."
+                    f"`runs.{group}.start_from` is {settings.start_from!r}, which is not a group of runs trained from the beginning; name one."
                 )
             weighing = {
                 key for objective in OBJECTIVES.values() for key in objective.settings
@@ -186,6 +186,10 @@ class Experiment(Frozen):
         Its settings ask for them, its runs differ in their seed alone where a study compares such runs, and one of their figures is
         among those to draw, unless a study is there in any case.
         """
+        return list(self._studies)
+
+    @cached_property
+    def _studies(self) -> list[str]:
         shown = {figures()[name][0].name for name in self.draw or figures()}
         several_seeds = vary(self.run_specs(), "seed")
         return [
@@ -198,6 +202,10 @@ class Experiment(Frozen):
 
     def figure_names(self) -> list[str]:
         """The figures that are drawn: those of its studies, to which its runs have something to show."""
+        return list(self._figures)
+
+    @cached_property
+    def _figures(self) -> list[str]:
         specs, present = self.run_specs(), self.study_names()
         wanted = [name for name, (study, style) in figures().items() if study.name in present and style.applies(specs)]
         return [name for name in wanted if self.draw is None or name in self.draw]

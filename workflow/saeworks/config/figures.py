@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
@@ -11,6 +11,9 @@ from ..store.files import canonical_json
 from .base import Frozen
 from .names import Color
 from .training import ObjectiveName, RunSpec
+
+Scale = Literal["linear", "log"]
+Positions = Literal["rest", "all"]  # tokens after position 0, or all
 
 
 class Exhibit(Frozen):
@@ -36,6 +39,12 @@ class FigureStyle(Exhibit):
     """Settings that every figure has; changing one of them redraws that figure only."""
 
     kinds = ("svg", "png")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Every figure reads also the tables that say how deep in the model a hook point lies."""
+        super().__pydantic_init_subclass__(**options)
+        cls.reads = tuple(dict.fromkeys((*getattr(cls, "reads", ()), "runs", "fidelity")))
 
     width: PositiveFloat = Field(
         5.5,

@@ -40,7 +40,7 @@ def model_location(model: ModelConfig) -> str:
     if not folder.is_dir():
         raise UserError(f"model directory {folder} does not exist{begins_at(folder)}; {mend}.")
     if not (folder / "config.json").is_file():
-        raise UserError(f"model directory {folder} holds no config.json, so it is no Hugging Face model; {mend}.")
+        raise UserError(f"model directory {folder} holds no config.json, so it is not a Hugging Face model; {mend}.")
     return str(folder)
 
 
@@ -52,7 +52,7 @@ def not_local(name: str, block: str, mend: str) -> None:
     """
     if Path(name).exists():
         raise UserError(
-            f"`{block}.name` is {name!r} with `source: hub`, but {Path(name).absolute()} lies here, which would be read in its place; set {mend} "
+            f"`{block}.name` is {name!r} with `source: hub`, but {Path(name).absolute()} exists, and would be read instead; set {mend} "
             "to read it, or give it another name."
         )
 

@@ -108,7 +108,7 @@ def _read_books(archive: Path) -> dict[str, str]:
                 try:
                     books[name] = book_text(tar.extractfile(member).read())
                 except ValueError as error:
-                    raise UserError(f"{member.name} in {archive} is no TEI book ({error}); download {URL} again.") from None
+                    raise UserError(f"{member.name} in {archive} is not a TEI book ({error}); download {URL} again.") from None
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"archive {archive} cannot be read ({error}); download {URL} again.") from None
     missing = [name for name in BOOKS if name not in books]

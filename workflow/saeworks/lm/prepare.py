@@ -134,7 +134,7 @@ def _largest_difference(bridge: Any, decoder: Decoder) -> float:
             reference = bridge(tokens)
         except Exception as error:  # of any kind, if the numbers in its configuration do not fit each other
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise UserError(f"model {bridge.cfg.model_name} cannot be run ({reason}); mend its config.json.") from error
+            raise UserError(f"model {bridge.cfg.model_name} cannot be run ({reason}); correct its config.json.") from error
         if not reference.isfinite().all():
             raise UserError(
                 f"model {bridge.cfg.model_name} overflows: its logits are not finite; put whole files of the model there."

@@ -42,7 +42,7 @@ def read_documents(paths: list[str] | tuple[str, ...], field: str = "text") -> I
                 raise UserError(f"text file {path} is of an unknown kind; .txt, .txt.xz and .jsonl can be read.")
         except (lzma.LZMAError, OSError, EOFError, UnicodeDecodeError) as error:
             raise UserError(
-                f"text file {path} cannot be read ({error}); put a whole file there, UTF-8 and readable by you."
+                f"text file {path} cannot be read ({error}); replace it with a complete UTF-8 file that you may read."
             ) from None
 
 

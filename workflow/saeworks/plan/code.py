@@ -26,6 +26,7 @@ NOT_FOLLOWED = (
     "store.notebooks",
     "training.estimate",
     "sae.architectures:LABEL",
+    "sae.architectures:PLACE",
     "sae.architectures:Options",
 )
 _STATEMENTS = "(statements)"  # what a module does when it is imported, beside defining names

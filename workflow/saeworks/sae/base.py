@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..config.base import Frozen
-from .codes import Codes
+from .codes import Codes, Selected
 from .selection import flat_nonzero
 
 DecoderConstraint = Literal["normalised", "renormalised", "free"]
@@ -44,7 +44,7 @@ class Forward:
     outputs: list[Float[Tensor, "B d_in"]]
     dictionary: Float[Tensor, "d_sae d_in"]
     aux: Codes | None
-    more: list[Codes]
+    more: tuple[Codes, ...]
     denormalise: Callable[[Float[Tensor, "B d_in"]], Float[Tensor, "B d_in"]] | None = None
     penalised: Codes | None = None
     norms: Callable[[], Tensor] | None = None
@@ -195,17 +195,11 @@ class SAE(nn.Module, ABC):
 
     # training
 
-    def finish(self, x: Float[Tensor, "B d_in"], pre: Codes, aux: Codes | None, others: list[Codes]) -> Forward:
-        """The forward pass of a training step, from the pre-activations that were computed and selected.
-
-        Args:
-            x: normalised inputs.
-            pre: pre-activations at the entries that `select` takes, or everywhere.
-            aux: those of the dead features that AuxK takes.
-            others: those of `extra_selections`.
-        """
-        codes, dictionary = self.activate(pre), self.dictionary()
-        return Forward(x, codes, pre, self.reconstructions(codes, dictionary), dictionary, aux, others)
+    def finish(self, x: Float[Tensor, "B d_in"], selected: Selected) -> Forward:
+        """The forward pass of a training step on normalised inputs `x`, from their pre-activations."""
+        codes, dictionary = self.activate(selected.pre), self.dictionary()
+        outputs = self.reconstructions(codes, dictionary)
+        return Forward(x, codes, selected.pre, outputs, dictionary, selected.aux, selected.more)
 
     @torch.no_grad()
     def before_step(self) -> None:

@@ -66,3 +66,18 @@ class Codes:
         if self.active is None:
             return self.values
         return self.active.dense(self.values)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The pre-activations of a batch that a training step goes on with, as an execution computed them.
+
+    Attributes:
+        pre: at the entries that the SAE selects, or everywhere.
+        aux: of the dead features that AuxK takes.
+        more: at the entries of the SAE's `extra_selections`.
+    """
+
+    pre: Codes
+    aux: Codes | None = None
+    more: tuple[Codes, ...] = ()

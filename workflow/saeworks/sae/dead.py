@@ -40,7 +40,8 @@ def resample(
     if count == 0:
         return
     sae.eval()  # a look, not a step
-    error = torch.cat([(dense.forward(sae, part).output - part).square().sum(dim=1) for part in x.split(1024)])
+    outputs = torch.cat([sae.finish(part, dense.encode(sae, part)).output for part in x.split(1024)])
+    error = (outputs - x).square().sum(dim=1)
     sae.train()
     weights = error.double().square().cpu()
     weights = weights if weights.sum() > 0 else torch.ones_like(weights)

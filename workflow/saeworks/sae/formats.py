@@ -95,6 +95,10 @@ def load_sae(folder: Path, device: str = "cpu") -> SAE:
         raise UserError(
             f"{folder}/cfg.json has `k` {config.k}, which must be a whole number from 1 to `d_sae` ({config.d_sae}); {refetch(folder)}."
         )
+    if config.k is not None and not ARCHITECTURES[cls.architecture].by_k:  # its `architecture` was lost, if it is an old file
+        raise UserError(
+            f"{folder}/cfg.json has `k` {config.k}, which a {config.architecture} SAE does not have; {refetch(folder)}."
+        )
     weights = read_tensors(path)
     shapes = expected_shapes(cls, config.d_in, config.d_sae)
     if _ONES in weights and bool((weights[_ONES] == 1).all()):

@@ -88,7 +88,7 @@ def load(path: Path, device: str = "cpu", hook_point: str | None = None) -> SAE:
         return _load_folder(path.parent, hook_point).to(device)
     if path.suffix not in (*_PICKLES, ".safetensors"):
         raise UserError(
-            f"{path} is no file of SAE weights ({', '.join(_PICKLES)}, .safetensors); name one, or the folder it is in."
+            f"{path} is not a file of SAE weights ({', '.join(_PICKLES)}, .safetensors); name one, or the folder it is in."
         )
     return _load_state_dict(path, hook_point).to(device)
 
@@ -242,7 +242,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path} was refused: it holds other Python objects than tensors, and reading those can run anybody's code; saeworks only "
+            f"{path} was refused: it holds Python objects other than tensors, and reading those can run code; saeworks only "
             "loads safely, so save the module's `state_dict()` or a safetensors file where you trust it, and load that."
         ) from None
     except Exception as error:  # whatever the parser stumbles over in bytes that are no such file

@@ -31,7 +31,7 @@ def training_pass(
         k_aux: dead features per token in AuxK.
     """
     inputs, stats = sae.normalise(x)
-    step = execution.forward(sae, inputs, dead if treatment == "auxk" else None, k_aux)
+    step = sae.finish(inputs, execution.encode(sae, inputs, dead if treatment == "auxk" else None, k_aux))
     step.outputs = [output.to(x.dtype) for output in step.outputs]
     step.denormalise = partial(sae.denormalise, stats=stats)
     if penalty is not None:

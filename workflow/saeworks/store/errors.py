@@ -1,4 +1,4 @@
-"""Errors that a user can cause, each one sentence that names the culprit and the mend."""
+"""Errors that a user can cause, each one sentence that says what is wrong and what to do."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 from pathlib import Path
 
@@ -33,7 +34,11 @@ def notebook_hash(name: str) -> str:
 def notebook_imports(name: str) -> list[str]:
     """What the cells of a notebook import from the package, as `module` or `module:name`, without the package's name."""
     cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
-    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return list(_imports("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")))
+
+
+@functools.cache
+def _imports(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == _PACKAGE.name:

@@ -26,9 +26,10 @@ CONFIDENCE, SURE = 0.95, 0.8
 
 # what `low` and `high` are
 SEEDS = "over seeds"
-NO_SEEDS = "none: a property of the language model"
+NO_SEEDS = "of rounding: a property of the language model"
 
 NOT_SIMILAR = "no runs at similar CE increase"
+_ROUNDING = 1e-3  # share by which a value of the language model alone may differ between processors: far more than it does
 _SHARES = (np.arange(4000) + 0.5) / 4000  # of the distribution of the estimated error
 _SIMILAR = 1.5  # largest over smallest CE increase of runs that are compared as similar; the paper's differ by 1.16 at layer 6
 
@@ -91,11 +92,7 @@ class Claim:
         scaled = self._scaled(np.asarray(values, dtype=float))
         if not len(scaled) or not np.isfinite(scaled).all():
             return self.untested(f"the value is not defined for every seed; {note}")
-        ours = float(scaled.mean())
-        if len(scaled) < ENOUGH_SEEDS:
-            return self.untested(f"{_seeds(len(scaled))}, an interval needs {ENOUGH_SEEDS}; {note}", self._unscaled(ours))
-        reach = _quantile(len(scaled)) * float(scaled.std(ddof=1)) / math.sqrt(len(scaled))
-        return self.tested(*(self._unscaled(value) for value in (ours, ours - reach, ours + reach)), len(scaled), note)
+        return self.tested(*(self._unscaled(value) for value in student_interval(scaled)), len(scaled), note)
 
     def tested(self, ours: float, low: float, high: float, n_seeds: int, note: str) -> Claim:
         """The claim after a test whose interval over `n_seeds` seeds is [low, high]."""
@@ -112,10 +109,10 @@ class Claim:
         return replace(found, verdict=verdict)
 
     def measured(self, value: float, note: str) -> Claim:
-        """The claim after a measurement of the language model alone, in which no seed takes part."""
-        return replace(
-            self, ours=float(value), verdict=decide(value, value, self.null, self.target), note=note, interval=NO_SEEDS
-        )
+        """The claim after a measurement of the language model alone, in which no seed takes part: known but for rounding."""
+        low, high = rounded(value)
+        verdict = decide(low, high, self.null, self.target)
+        return replace(self, ours=float(value), low=low, high=high, verdict=verdict, note=note, interval=NO_SEEDS)
 
     def untested(self, why: str, ours: float = np.nan) -> Claim:
         """The claim where the runs cannot decide; `ours` is what there is."""
@@ -138,10 +135,28 @@ class Claim:
         return {"power": math.nan if math.isnan(effect) else chance(effect, error, n_seeds), "detectable": detectable}
 
 
+def rounded(value: float) -> tuple[float, float]:
+    """The range in which another processor may find a value of the language model alone."""
+    return float(value - _ROUNDING * abs(value)), float(value + _ROUNDING * abs(value))
+
+
+def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """`(mean, low, high)`: the 95 % interval over seeds; NaN bounds where there are fewer than three."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    if len(values) < ENOUGH_SEEDS:
+        return mean, math.nan, math.nan
+    reach = _quantile(len(values)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return mean, mean - reach, mean + reach
+
+
 def decide(low: float, high: float, null: float, target: float) -> str:
     """The verdict on an interval [low, high]; see docs/results/plan-braun2024.md."""
     if target < null:
         low, high, null, target = -high, -low, -null, -target
+    low, high = (
+        null if math.isclose(end, null, rel_tol=1e-9, abs_tol=1e-9) else end for end in (low, high)
+    )  # no effect but rounding
     if high < null:
         return OPPOSITE
     reaches = math.isinf(target) or high >= target or math.isclose(high, target)  # as seeds without a spread can do

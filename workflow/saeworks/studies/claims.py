@@ -16,19 +16,24 @@ import pandas as pd
 
 from ..store.errors import UserError, did_you_mean
 from . import studies as all_studies
-from .claim import UNTESTED, VERDICTS, Claim, of_one_architecture
+from .claim import NO_DIFFERENCE, OPPOSITE, REPRODUCED, SEEDS, UNTESTED, VERDICTS, WEAKER, Claim, of_one_architecture
 from .display import DisplayTable
 from .reading import architecture_name, hook_points, read_runs
 from .tables import read_table, write_table
 
 LABEL = "Claims of the papers"
 CAPTION = (
-    "Published values are of GPT-2 small at layer 6 where nothing else is said. An effect is computed for each training seed apart; brackets are "
-    "the 95 % interval over three seeds or more. Reproduced: the interval excludes the null and reaches the published value. Same direction, "
-    "weaker: it excludes the null and stays short of it. No difference: it holds the null and excludes the published value. Power is the "
-    "chance that such an interval excludes the null if the published value is true; detectable, the value nearest to the null that it would "
-    "exclude with 80 % chance. A small model that does not show an effect does not refute it in GPT-2."
+    "Each effect is computed for every training seed apart, and brackets are its 95 % interval over three seeds or more. The verdict holds that "
+    "interval against the null and the published value, which is of GPT-2 small at layer 6 where nothing else is said. Power is the chance that "
+    "such an interval excludes the null if the published value is true."
 )
+VERDICT_MEANINGS = {
+    REPRODUCED: "the interval excludes the null on the paper's side and, where a number is published, reaches it or lies beyond it",
+    WEAKER: "it excludes the null on the paper's side and stays short of the published value",
+    NO_DIFFERENCE: "it holds the null and, where a number is published, excludes that",
+    OPPOSITE: "it excludes the null on the other side",
+    UNTESTED: "there are fewer than three seeds, the runs cannot be compared, or the interval holds both the null and the published value",
+}
 _BRIEF = ["published", "source", "ours [interval]", "verdict"]  # what a page of print has room for
 COLUMNS = [
     "hook_point", "model", "claim", "published", "source", "null", "target", "ours", "low", "high", "interval", "n_seeds", "criterion",
@@ -87,8 +92,15 @@ def write_claims(experiment: str, studies: list[str]) -> None:
     display(table, _BRIEF).write(tables / "claims", LABEL, CAPTION, kinds=("tex",))
 
 
+def of_papers(table: pd.DataFrame, *papers: str) -> pd.DataFrame:
+    """The `claims` whose source is one of `papers`, by their names (`studies.paper`)."""
+    return table[table["source"].str.startswith(papers)]
+
+
 def summary(table: pd.DataFrame) -> str:
     """How many of the `claims` have each verdict, in a sentence."""
+    if table.empty:
+        return "No claim is about what this experiment measures."
     counts = table["verdict"].value_counts()
     return f"Of {len(table)} tests: {', '.join(f'{counts.get(verdict, 0)} {verdict}' for verdict in VERDICTS)}."
 
@@ -123,7 +135,7 @@ def in_common(shown: pd.DataFrame) -> dict[str, str]:
 def _with_interval(row: pd.Series, digits: int) -> str:
     if np.isnan(row["ours"]):
         return "–"
-    if np.isnan(row["low"]):
+    if row["interval"] != SEEDS:
         count = float(row["ours"]).is_integer()
         text = f"{row['ours']:.{0 if count else digits}f}"
     else:
@@ -138,27 +150,26 @@ def markdown(table: pd.DataFrame) -> str:
     """
     shown = readable(table)
     several = shown["hook point"].nunique() > 1
-    columns = [
-        *(["hook point"] if several else []),
-        "claim",
-        "published",
-        "source",
-        "ours [interval]",
-        "power",
-        "verdict",
-    ]
-    tested = shown[shown["verdict"] != UNTESTED]
-    lines = [columns, ["---"] * len(columns), *tested[columns].to_numpy().tolist()]
-    text = "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines)
-    others = shown[shown["verdict"] == UNTESTED]
-    others = others.assign(
-        claim=[
-            text if ours == "–" else f"{text} ({ours})"
-            for text, ours in zip(others["claim"], others["ours [interval]"], strict=True)
-        ]
-    )
-    others = others.groupby(["hook point", "note"], sort=False)["claim"]
-    reasons = [f"* {f'{hook}, ' if several else ''}*{why}*: {'; '.join(claims)}." for (hook, why), claims in others]
-    return "\n".join(
-        [" ".join(in_common(shown).values()), "", text, *(["\nCannot be tested, and why:\n"] if reasons else []), *reasons]
-    )
+    untested = shown["verdict"] == UNTESTED
+    parts = [" ".join(in_common(shown).values()), _tested(shown[~untested], several), _untested(shown[untested], several)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _tested(shown: pd.DataFrame, several: bool) -> str:
+    """A Markdown table, or a sentence where there is nothing to put into it."""
+    if shown.empty:
+        return "No claim could be tested on these runs."
+    columns = [*(["hook point"] if several else []), "claim", "published", "source", "ours [interval]", "power", "verdict"]
+    lines = [columns, ["---"] * len(columns), *shown[columns].to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines)
+
+
+def _untested(shown: pd.DataFrame, several: bool) -> str:
+    """A Markdown list of claims by the reason why they cannot be tested; nothing where there are none."""
+    if shown.empty:
+        return ""
+    values = zip(shown["claim"], shown["ours [interval]"], strict=True)
+    said = shown.assign(claim=[text if ours == "–" else f"{text} ({ours})" for text, ours in values])
+    by_reason = said.groupby(["hook point", "note"], sort=False)["claim"]
+    reasons = [f"* {f'{hook}, ' if several else ''}*{why}*: {'; '.join(claims)}." for (hook, why), claims in by_reason]
+    return "\n".join(["Cannot be tested, and why:\n", *reasons])

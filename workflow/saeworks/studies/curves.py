@@ -122,6 +122,18 @@ def at_equal_ce(runs: pd.DataFrame, value: str, *objectives: str) -> tuple[pd.Da
     return pd.DataFrame.from_dict(values, orient="index", columns=list(objectives)), ce, ""
 
 
+def at_ce(pairs: pd.DataFrame, ce: float, value: str) -> float:
+    """`value` of pairs of runs where both increase the cross-entropy by `ce`, linear in the increase of either (`ce_a`, `ce_b`).
+
+    NaN if the pairs do not fill a grid of two runs or more on either side, or `ce` lies outside of it.
+    """
+    grid = pairs.pivot_table(index="ce_a", columns="ce_b", values=value, dropna=False)
+    inside = all(len(axis) > 1 and axis[0] <= ce <= axis[-1] for axis in (grid.index, grid.columns))
+    if not inside or grid.isna().to_numpy().any():
+        return math.nan
+    return float(np.interp(ce, grid.index, [np.interp(ce, grid.columns, row) for row in grid.to_numpy()]))
+
+
 def _curve(runs: pd.DataFrame, x: str, y: str) -> pd.Series:
     return runs[[x, y]].dropna().groupby(x)[y].mean()
 

@@ -14,7 +14,8 @@ from ..config.figures import FigureStyle, TableStyle
 from ..store.errors import UserError, did_you_mean
 from . import caption, figures
 from .display import DisplayTable
-from .plot import save, theme
+from .plot import naming, save, theme
+from .reading import place_names
 
 
 def figure(name: str, /, spec: Json, tables: str, out: str) -> None:
@@ -27,7 +28,7 @@ def figure(name: str, /, spec: Json, tables: str, out: str) -> None:
         out: path without suffix
 
     Raises:
-        UserError: there is no such figure, or its settings or tables are unfit.
+        UserError: there is no such figure, or its settings or tables are not valid.
     """
     if name not in figures():
         raise UserError(f"there is no figure {name!r}{did_you_mean(name, list(figures()))}; there are {', '.join(figures())}.")
@@ -40,7 +41,7 @@ def figure(name: str, /, spec: Json, tables: str, out: str) -> None:
 
 def drawn(name: str, tables: Path, config: FigureStyle) -> Figure:
     """The figure `name` in the common theme; the caller's matplotlib settings stay as they are."""
-    with theme():
+    with theme(), naming(place_names(Path(tables))):
         return _module(name).draw(Path(tables), config)
 
 

@@ -47,7 +47,7 @@ def measure(
         runs: names of all runs in the order of the experiment file, for study `runs`
 
     Raises:
-        UserError: there is no such study, or its settings or inputs are unfit.
+        UserError: there is no such study, or its settings or inputs are not valid.
     """
     declared = study_that_measures(study)
     _check_place(declared, at, model, corpus, runs)

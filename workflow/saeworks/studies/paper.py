@@ -5,6 +5,7 @@ from __future__ import annotations
 BRAUN = "Braun et al. 2024"
 GURNEE = "Gurnee 2024"  # SAE reconstruction errors are (empirically) pathological, 29 March 2024
 LEE = "Lee & Heimersheim 2024"  # arXiv 2410.12555, and the notebook of its code
+KARVONEN = "Karvonen 2025"  # arXiv 2503.17272
 PAPERS = (BRAUN, GURNEE, LEE)
 
 

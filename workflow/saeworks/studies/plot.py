@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from ..config.figures import FigureStyle
@@ -29,9 +30,13 @@ from .resampling import ENOUGH_SEEDS, seed_interval
 
 _FURTHER_MARKERS = ("v", "P", "X", "*", "<", ">")  # of the second kind of an objective on
 _DASHES = ("-", (0, (4, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
+# names of hook points in the figure that is drawn
+_PLACES: ContextVar[Mapping[str, str] | None] = ContextVar("places", default=None)
 GREY = "#595959"
 NARROW = 4.5  # inches; below it, long labels take two lines
 _LEGEND_ROW = 0.17  # inches
+_ROOM = 0.02  # at the ends of an axis of cosines
+POSITIVE: dict[str, Any] = {"color": "#AA3377", "linestyle": (0, (5, 1.5, 1, 1.5)), "linewidth": 1.1}  # of a positive control
 OPEN: dict[str, Any] = {"dashes": False, "linestyle": "none", "markerfacecolor": "white", "zorder": 3}  # markers, not joined
 
 THEME = {
@@ -62,6 +67,21 @@ THEME = {
 def theme() -> AbstractContextManager[None]:
     """The look of all figures, whatever the caller's settings of matplotlib, which are back afterwards."""
     return matplotlib.style.context(THEME, after_reset=True)
+
+
+@contextmanager
+def naming(places: Mapping[str, str]) -> Iterator[None]:
+    """Call hook points so in the figures that are drawn meanwhile."""
+    before = _PLACES.set(places)
+    try:
+        yield
+    finally:
+        _PLACES.reset(before)
+
+
+def place_name(hook_point: str) -> str:
+    """What to call a hook point: its name and, on a further line, its layer."""
+    return (_PLACES.get() or {}).get(hook_point, hook_point)
 
 
 def save(figure: Figure, stem: Path | str, dpi: int) -> None:
@@ -142,10 +162,10 @@ def name_columns(axes: np.ndarray, x_label: str) -> None:
 
 
 def name_row(row: Sequence[Axes], hook_point: str) -> None:
-    """Write the hook point along the right-hand edge of a row of panels."""
+    """Write the hook point and its layer along the right-hand edge of a row of panels."""
     row[-1].annotate(
-        hook_point, (1, 0.5), (5, 0), xycoords="axes fraction", textcoords="offset points",
-        rotation=270, ha="left", va="center", fontsize=6.5, color=GREY,
+        place_name(hook_point), (1, 0.5), (5, 0), xycoords="axes fraction", textcoords="offset points",
+        rotation=270, ha="left", va="center", multialignment="center", fontsize=6.5, color=GREY,
     )  # fmt: skip
 
 
@@ -253,16 +273,31 @@ def histogram(panel: Axes, values: pd.Series, bins: int, low: float, shade: str,
         )
 
 
+def positive_control(panel: Axes, values: pd.Series) -> None:
+    """The mean of a similarity's positive control, if there is one."""
+    if values.notna().any():
+        panel.axvline(values.mean(), **POSITIVE)
+
+
 def cosine_axis(panel: Axes) -> None:
-    """The common axis of the histograms."""
-    panel.set_xlim(0, 1)
+    """The common axis of the histograms and clouds, with room for a point at either end."""
+    panel.set_xlim(-_ROOM, 1 + _ROOM)
     panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    inward(panel)
+
+
+def inward(panel: Axes) -> None:
+    """Keep the outer labels of the horizontal axis from those of the panels beside it."""
+    if labels := panel.get_xticklabels():  # none of a panel with another below it
+        labels[0].set_horizontalalignment("left")
+        labels[-1].set_horizontalalignment("right")
 
 
 def plain_log_ticks(axis: Axis, values: pd.Series) -> None:
-    """Label a logarithmic axis with plain numbers: powers of ten, and twice and five times them if `values` span few decades."""
+    """Label a logarithmic axis with plain numbers: powers of ten, and twice and five times them if `values` span few decades; a few
+    others where they are so close that it would have none of these."""
     values = values[values > 0]
-    wide = values.empty or values.max() / values.min() > 300
-    axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    span = np.inf if values.empty else values.max() / values.min()
+    axis.set_major_locator(MaxNLocator(3) if 1 < span < 2 else LogLocator(subs=(1,) if span > 300 else (1, 2, 5)))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_formatter(NullFormatter())

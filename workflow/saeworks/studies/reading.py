@@ -10,7 +10,7 @@ import pandas as pd
 from ..config import architectures as declared
 from ..config import objectives
 from ..store.errors import UserError
-from .tables import read_table
+from .tables import read_columns, read_table
 
 OBJECTIVES = tuple(objectives.OBJECTIVES)
 LABELS = {name: facts.label for name, facts in objectives.OBJECTIVES.items()}
@@ -23,7 +23,7 @@ def read_runs(tables: Path) -> pd.DataFrame:
     """The runs, one row each, by layer, hook point, objective and architecture (in the papers' order).
 
     Raises:
-        UserError: the table is unfit or has an objective that no figure knows.
+        UserError: the table cannot be read or has an objective that no figure knows.
     """
     columns = ["run", "group", "hook_point", "layer", "objective", "architecture", "family", "sparsity_coeff", "k", "seed"]
     runs = read_table(tables, "runs", columns)
@@ -76,6 +76,15 @@ def hook_points(frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(frame["hook_point"]))
 
 
+def place_names(tables: Path) -> dict[str, str]:
+    """What to call each hook point in a figure: with its layer and, where any was measured to the model's end, how many there are."""
+    layers = read_table(tables, "runs", ["hook_point", "layer"]).groupby("hook_point")["layer"].first()
+    last = read_columns(tables, "fidelity", ["layer"])["layer"].max()
+    return {
+        hook_point: f"{hook_point}\nlayer {layer} of {last}" if last > 0 else hook_point for hook_point, layer in layers.items()
+    }
+
+
 def kinds(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """`(objective, architecture)` pairs of `frame`, each once, in the papers' order."""
     present = set(zip(frame["objective"], frame["architecture"], strict=True))
@@ -86,6 +95,12 @@ def of_kind(frame: pd.DataFrame, hook_point: str, objective: str, architecture: 
     """Rows of the runs of one kind at one hook point."""
     same = (frame["hook_point"] == hook_point) & (frame["objective"] == objective) & (frame["architecture"] == architecture)
     return frame[same]
+
+
+def alike(runs: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the hook points, objectives and architectures that `frame` has: what a figure of it has panels for."""
+    kind = ["hook_point", "objective", "architecture"]
+    return runs.merge(frame[kind].drop_duplicates(), on=kind)
 
 
 def architectures(frame: pd.DataFrame) -> list[str]:

@@ -15,13 +15,18 @@ from ..store.seeds import derive_seed
 ENOUGH_SEEDS = 3  # for an interval over their pairs
 
 
-def mean_interval(samples: tuple[np.ndarray, ...], config: ResamplingConfig, purpose: str) -> tuple[float, float, float]:
+def mean_interval(
+    samples: tuple[np.ndarray, ...], config: ResamplingConfig, purpose: str, clusters: tuple[np.ndarray, ...] | None = None
+) -> tuple[float, float, float]:
     """`(value, low, high)`: the mean of one sample, or the difference of the means of two, with a BCa bootstrap interval.
 
     Features are resampled, independently in each sample (Efron and Tibshirani 1993, ch. 14). The jackknife of a mean has a
     closed form, so the cost is linear in the number of features. Fewer than two features give an interval of NaN, equal ones
-    an interval of no width.
+    an interval of no width. With `clusters`, for each sample the number of the cluster that each feature belongs to, whole
+    clusters are resampled and left out; the mean stays that over features.
     """
+    if clusters is not None and all(len(sample) for sample in samples):
+        return _clustered_interval(samples, clusters, config, purpose)
     if any(len(sample) == 0 for sample in samples):
         return math.nan, math.nan, math.nan
     signs = (1.0, -1.0)[: len(samples)]
@@ -36,6 +41,26 @@ def mean_interval(samples: tuple[np.ndarray, ...], config: ResamplingConfig, pur
     )
     centred = [sign * (sample - sample.mean()) / len(sample) for sign, sample in zip(signs, samples, strict=True)]
     skew, spread = sum((c**3).sum() for c in centred), sum((c**2).sum() for c in centred)
+    return value, *_bca(value, resampled, skew / (6 * spread**1.5), config)
+
+
+def _clustered_interval(
+    samples: tuple[np.ndarray, ...], clusters: tuple[np.ndarray, ...], config: ResamplingConfig, purpose: str
+) -> tuple[float, float, float]:
+    """`mean_interval` over clusters of features: a mean is the ratio of the clusters' sums to their sizes."""
+    generator = np.random.default_rng(derive_seed("bootstrap", config.seed, purpose))
+    value, resampled, centred = 0.0, 0.0, []
+    for sign, sample, labels in zip((1.0, -1.0), samples, clusters, strict=False):
+        _, labels = np.unique(labels, return_inverse=True)
+        sums, sizes, mean = np.bincount(labels, sample), np.bincount(labels), float(sample.mean())
+        value = value + sign * mean
+        centred.append(sign * (sums - mean * sizes) / len(sample))
+        resampled = resampled + sign * _resampled_means(sums, config.n_resamples, generator, sizes)
+    if any(len(part) < 2 for part in centred):
+        return value, math.nan, math.nan
+    skew, spread = sum((c**3).sum() for c in centred), sum((c**2).sum() for c in centred)
+    if all(np.ptp(sample) == 0 for sample in samples) or not spread:
+        return value, value, value
     return value, *_bca(value, resampled, skew / (6 * spread**1.5), config)
 
 
@@ -108,8 +133,13 @@ def _bca(value: float, resampled: np.ndarray, acceleration: float, config: Resam
     return float(low), float(high)
 
 
-def _resampled_means(sample: np.ndarray, n_resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Means of `n_resamples` resamples, drawn a few at a time to bound the memory."""
+def _resampled_means(
+    sample: np.ndarray, n_resamples: int, generator: np.random.Generator, sizes: np.ndarray | None = None
+) -> np.ndarray:
+    """Means of `n_resamples` resamples, drawn a few at a time to bound the memory; of sums of clusters of these `sizes`, per member."""
     at_once = max(1, 4_000_000 // len(sample))
-    sizes = [min(at_once, n_resamples - start) for start in range(0, n_resamples, at_once)]
-    return np.concatenate([sample[generator.integers(len(sample), size=(size, len(sample)))].mean(axis=1) for size in sizes])
+    counts = [min(at_once, n_resamples - start) for start in range(0, n_resamples, at_once)]
+    drawn = (generator.integers(len(sample), size=(count, len(sample))) for count in counts)
+    if sizes is None:
+        return np.concatenate([sample[chosen].mean(axis=1) for chosen in drawn])
+    return np.concatenate([sample[chosen].sum(axis=1) / sizes[chosen].sum(axis=1) for chosen in drawn])

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..config.training import RunSpec
-from ..sae.base import SAE
+from ..sae.base import SAE, Forward
 from ..sae.dead import resample
 from ..sae.execution.choice import choose
 from ..store.seeds import derive_seed
@@ -58,13 +58,15 @@ class Member:
             factor = lr_factor(settings, step, self.n_steps) * rewarm_factor(settings, step, self._resample_at)
             group["lr"] = settings.lr * factor
         dead = self._dead()
-        complete = False
-        while not complete:
+
+        def attempt() -> tuple[dict[str, Tensor], Tensor, Forward]:
             terms, forward = self.objective.terms(sae, self.execution, x, clean, dead)
             loss = self.objective.total(terms, sparsity_factor(settings, step, self.n_steps))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            complete = self.execution.complete()
+            return terms, loss, forward
+
+        terms, loss, forward = self.execution.until_complete(attempt)
         sae.before_step()
         grad_norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), settings.grad_clip or torch.inf)
         self.optimizer.step()

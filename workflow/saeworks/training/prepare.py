@@ -25,7 +25,7 @@ from .scratch import RunFolder
 
 @dataclass
 class Job:
-    """A run to train: where it goes, where its state lives until then, and where it starts from (`finetune`)."""
+    """A run to train: where it goes, where its state lives until then, and the run that it continues, if any."""
 
     spec: RunSpec
     out: Path

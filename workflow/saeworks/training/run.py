@@ -96,7 +96,7 @@ def main(
         scratch: folder for checkpoints, one for each spec; the same command continues from the last.
         device: where to compute: cpu or cuda.
         fingerprint: what stands for the identity of the run, kept in its manifest; one for each spec.
-        start_from: folder of the run that a `finetune` run continues.
+        start_from: folder of the run that is continued, for an objective that starts from one.
 
     Raises:
         UserError: there are not as many folders as specs, or as `train_together`.

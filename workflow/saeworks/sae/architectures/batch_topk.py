@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ...config.base import Frozen
 from ..base import SAE, Forward, PerFeature
-from ..codes import Codes
+from ..codes import Codes, Selected
 from ..selection import flat_nonzero, largest_overall
 
 LABEL = "BatchTopK"
+PLACE = 30
 PENALTIES = ()
 SAVED_AS = "jumprelu"
 
@@ -62,9 +63,9 @@ class BatchTopKSAE(SAE):
         """ReLU of the selected pre-activations."""
         return pre.replaced(F.relu(pre.values))
 
-    def finish(self, x: Tensor, pre: Codes, aux: Codes | None, others: list[Codes]) -> Forward:
+    def finish(self, x: Tensor, selected: Selected) -> Forward:
         """As the base class; follows the threshold."""
-        step = super().finish(x, pre, aux, others)
+        step = super().finish(x, selected)
         if self.training:
             kept = step.codes.values.detach()
             smallest = torch.where(kept > 0, kept, torch.inf).amin().double()

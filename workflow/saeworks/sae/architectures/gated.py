@@ -13,6 +13,7 @@ from ..base import SAE, Forward, PerFeature
 from ..codes import Codes
 
 LABEL = "Gated"
+PLACE = 50
 PENALTIES = ("l1", "lp", "l1_decoder_norm", "tanh")
 
 

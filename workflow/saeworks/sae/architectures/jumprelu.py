@@ -14,6 +14,7 @@ from ..base import SAE, Forward, PerFeature
 from ..codes import Codes
 
 LABEL = "JumpReLU"
+PLACE = 60
 PENALTIES = ("l0", "l1", "lp", "l1_decoder_norm", "tanh")
 INITIAL = ("jumprelu_threshold",)
 

@@ -16,6 +16,7 @@ from ..codes import Codes
 from .batch_topk import BatchTopKSAE
 
 LABEL = "Matryoshka"
+PLACE = 40
 PENALTIES = ()
 SAVED_AS = "jumprelu"
 

@@ -9,6 +9,7 @@ from ..base import SAE
 from ..codes import Codes
 
 LABEL = "ReLU"
+PLACE = 10
 PENALTIES = ("l1", "lp", "l1_decoder_norm", "tanh")
 
 

@@ -15,6 +15,7 @@ from ..codes import Codes
 from ..selection import largest_per_row
 
 LABEL = "TopK"
+PLACE = 20
 PENALTIES = ()
 KEPT = ("topk_relu",)
 ADDS_ERROR = ("multi_topk",)

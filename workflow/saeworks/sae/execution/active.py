@@ -1,4 +1,4 @@
-"""A forward pass with the selected entries only: the others are not even stored."""
+"""Pre-activations of the selected entries only: the others are not even stored."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..codes import Codes
+from ..codes import Codes, Selected
 from ..selection import largest_among
 from .products import encode_active
 
 if TYPE_CHECKING:
-    from ..base import SAE, Forward
+    from ..base import SAE
 
 CHUNK_ROWS = 512  # rows of pre-activations that exist at once: entries are selected while they are in cache
 
 
-def forward(sae: SAE, x: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"] | None = None, k_aux: int = 0) -> Forward:
-    """As `dense.forward`, up to the order of summation."""
+def encode(sae: SAE, x: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"] | None = None, k_aux: int = 0) -> Selected:
+    """As `dense.encode`, up to the order of summation."""
     features = None if dead is None or dead.is_cuda else dead.nonzero().squeeze(1)
 
     def select(pre: Tensor) -> list[Tensor]:
@@ -31,5 +31,5 @@ def forward(sae: SAE, x: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"] |
     aux = chosen.pop() if dead is not None else None
     if aux is not None and features is None:  # where fewer than k_aux features are dead, others were taken
         aux = aux.masked(dead)
-    selected, *others = chosen
-    return sae.finish(x, selected, aux, others)
+    pre, *more = chosen
+    return Selected(pre, aux, tuple(more))

@@ -14,7 +14,8 @@ from .packed import Packed
 from .trial import usable
 
 if TYPE_CHECKING:
-    from ..base import SAE, Forward
+    from ..base import SAE
+    from ..codes import Selected
 
 # share of entries above which dense products are faster: on a CPU as measured on an AMD EPYC …
 _DENSE_ABOVE = 0.12
@@ -27,11 +28,11 @@ _PROBED_ROWS = 64
 class ByDensity(Execution):
     """Products with the active entries only, where these are few enough for that to be faster, and dense ones otherwise."""
 
-    def forward(
+    def encode(
         self, sae: SAE, x: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"] | None = None, k_aux: int = 0
-    ) -> Forward:
+    ) -> Selected:
         """As the base class; both ways give the same numbers, up to the order of summation."""
-        way = active.forward if active_is_faster(sae, x) else dense.forward
+        way = active.encode if active_is_faster(sae, x) else dense.encode
         return way(sae, x, dead, k_aux)
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..codes import Selected
+
 if TYPE_CHECKING:
-    from ..base import SAE, Forward
+    from ..base import SAE
+
+Result = TypeVar("Result")
 
 
 class Execution(ABC):
-    """A way to compute the products of one run's steps. A step is `forward`, the backward pass, and `complete`.
+    """A way to compute the products of one run's steps.
 
     Attributes:
         uses_kernels: whether Triton kernels multiply.
@@ -24,15 +29,15 @@ class Execution(ABC):
     entries: int | None = None
 
     @abstractmethod
-    def forward(
+    def encode(
         self, sae: SAE, x: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"] | None = None, k_aux: int = 0
-    ) -> Forward:
-        """The forward pass of a training step on normalised inputs.
+    ) -> Selected:
+        """The pre-activations that a training step on normalised inputs needs.
 
         Args:
             dead: features among which AuxK takes the `k_aux` largest pre-activations of each token.
         """
 
-    def complete(self) -> bool:
-        """Whether the last forward pass, and so its gradients, left nothing out; if not, the step has to be made again."""
-        return True
+    def until_complete(self, attempt: Callable[[], Result]) -> Result:
+        """What a forward and backward pass gives that left nothing out; it is made again where it did."""
+        return attempt()

@@ -7,19 +7,20 @@ thrown away and the step is made again with dense products, so that no entry is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..codes import Codes
+from ..codes import Codes, Selected
 from . import dense
 from .compact import encode_compact
-from .interface import Execution
+from .interface import Execution, Result
 
 if TYPE_CHECKING:
-    from ..base import SAE, Forward
+    from ..base import SAE
 
 _SPARE = 1.5  # times the entries of the last step
 _SMALLEST = 1024  # places
@@ -41,34 +42,35 @@ class Packed(Execution):
         self._capacity: int | None = None
         self._count: LateNumber | None = None
 
-    def forward(
+    def encode(
         self, sae: SAE, x: Float[Tensor, "B d_in"], dead: Bool[Tensor, " d_sae"] | None = None, k_aux: int = 0
-    ) -> Forward:
-        """As the base class; AuxK cannot be had here."""
+    ) -> Selected:
+        """As the base class; not for AuxK."""
         self._capacity = self.capacity(len(x), sae.d_sae)
-        step = dense.forward(sae, x) if self._capacity is None else forward(sae, x, self._capacity)
-        # sent before the device gets the backward pass, during which the host then reads it
-        self._count = LateNumber(count_selected(sae, step.pre))
-        return step
+        selected = dense.encode(sae, x) if self._capacity is None else encode(sae, x, self._capacity)
+        # sent before the device gets the rest of the step, during which the host then reads it
+        self._count = LateNumber(count_selected(sae, selected.pre))
+        return selected
 
     def capacity(self, n_tokens: int, d_sae: int) -> int | None:
         """Places for the active entries of the next step; None if its products are dense."""
         return capacity_for(self.entries, (n_tokens, d_sae), self.dense_above)
 
-    def complete(self) -> bool:
-        """Whether all entries found a place; if not, the next products are dense."""
+    def until_complete(self, attempt: Callable[[], Result]) -> Result:
+        """As the base class; a second attempt, where some entries found no place, has dense products."""
+        result = attempt()
         self.entries = self._count.read()
         if self._capacity is None or self.entries <= self._capacity:
-            return True
+            return result
         self.entries = None
-        return False
+        return self.until_complete(attempt)
 
 
-def forward(sae: SAE, x: Float[Tensor, "B d_in"], capacity: int) -> Forward:
-    """As `dense.forward` of an elementwise architecture; wrong if more than `capacity` entries are above the floor."""
+def encode(sae: SAE, x: Float[Tensor, "B d_in"], capacity: int) -> Selected:
+    """As `dense.encode` of an elementwise architecture; wrong if more than `capacity` entries are above the floor."""
     b_dec = sae.b_dec if sae.pre_bias else None
     active, values = encode_compact(x, sae.W_enc, sae.b_enc, b_dec, sae.floor(), capacity)
-    return sae.finish(x, Codes(values, active), None, [])
+    return Selected(Codes(values, active))
 
 
 @torch.no_grad()

@@ -14,19 +14,22 @@ from .correlates import OWN, gaps, of_other_hook_points, with_own
 from .frame import ABSENT, measured_runs, short_name, tokens_of
 from .settings import ErrorsCorrelatesFigure
 
-_MANY = 12  # runs, beyond which their names do not fit beside the matrix at the usual size
+_MANY = 12  # runs, beyond which the matrix needs the whole width for their names
+_LINE = 0.09  # inches for each of them
 
 
 def draw(tables: Path, config: ErrorsCorrelatesFigure) -> Figure:
-    """Left: correlation of the gap with what is known of the token, mean over hook points; right: of the runs' gaps with each other."""
+    """Bars: correlation of the gap with what is known of the token, mean over hook points; matrix: of the runs' gaps with each other."""
     runs = measured_runs(tables)
     if runs.empty:
         return only_message(config, ABSENT)
     frame = tokens_of(tables, runs, ["kl_sae", "kl_random", *OWN], "rest")
     matrix = gaps(frame)[list(runs["run"])].corr(config.method)
     own = with_own(frame, config.method).assign(others=of_other_hook_points(runs, matrix))
-    narrow = config.width < NARROW
-    figure, axes = panels(config, 2 if narrow else 1, 1 if narrow else 2)
+    many = len(runs) > _MANY
+    stacked = many or config.width < NARROW
+    height = max(config.height, 0.7 + _LINE * len(runs)) if many else config.height
+    figure, axes = panels(config.model_copy(update={"height": height}), 2 if stacked else 1, 1 if stacked else 2)
     bars, square = axes.flat
     own = own.dropna(axis=1, how="all")
     names = [{**OWN, "others": "gap at other\nhook points"}[column] for column in own.columns]
@@ -51,7 +54,7 @@ def draw(tables: Path, config: ErrorsCorrelatesFigure) -> Figure:
     bars.set_xlabel(f"Correlation with the gap\n({config.method.capitalize()})")
     image = square.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     labels = [short_name(hook_point) for hook_point in runs["hook_point"]]
-    size = 5.5 if len(runs) <= _MANY else 4
+    size = 5 if many else 5.5
     square.set_xticks(range(len(runs)), labels, rotation=90, fontsize=size)
     square.set_yticks(range(len(runs)), labels, fontsize=size)
     for label, run in zip([*square.get_xticklabels(), *square.get_yticklabels()], [*runs["objective"]] * 2, strict=True):

@@ -23,7 +23,7 @@ def draw(tables: Path, config: ErrorsRatioFigure) -> Figure:
     frame = tokens_of(tables, runs, ["l0", above, below], config.positions)
     runs, looks = named_kinds(config, runs)
     l0 = frame.groupby("run")["l0"].mean()
-    figure, placed = hook_grid(config, runs, sharey=True)
+    figure, placed = hook_grid(config, runs, sharex=True, sharey=True)
     values = []
     for hook_point, panel in placed.items():
         drawn = 0
@@ -40,11 +40,12 @@ def draw(tables: Path, config: ErrorsRatioFigure) -> Figure:
         panel.axhline(1, color=GREY, linestyle=":", linewidth=0.9)
         panel.set_xscale("log")
         panel.set_yscale("log")
-        plain_log_ticks(panel.xaxis, l0[l0.index.isin(runs.loc[runs["hook_point"] == hook_point, "run"])])
-        panel.tick_params(labelsize=6)
+        panel.tick_params(labelsize=6, labelbottom=True)
         panel.set_xlabel("L0")
-    plain_log_ticks(next(iter(placed.values())).yaxis, pd.Series(values, dtype=float))
+    first = next(iter(placed.values()))
+    plain_log_ticks(first.xaxis, l0)
+    plain_log_ticks(first.yaxis, pd.Series(values, dtype=float))
     name = {"kl": "KL", "ce": "CE increase"}[config.quantity]
-    next(iter(placed.values())).set_ylabel(f"{name}: SAE over ε-random")
+    first.set_ylabel(f"{name}: SAE over ε-random")
     legend(figure, handles(looks, linestyle="none"))
     return figure

@@ -11,11 +11,14 @@ from .frame import ABSENT, measured_runs, run_ratio, tokens_of
 from .panels import bars_by_kind, entries, measured
 from .settings import ErrorsSplitFigure
 
-_PARTS = ("on_directions", "off_directions", "norm_only", "norm_corrected", "layer_norm", "after_first")
+_PARTS = (
+    *("on_directions", "off_directions", "on_unread", "off_unread"),
+    *("norm_only", "norm_corrected", "layer_norm", "after_first"),
+)
 
 
 def draw(tables: Path, config: ErrorsSplitFigure) -> Figure:
-    """One panel per kind of run: at every hook point the KL of each part over that of the SAE's output."""
+    """One panel per kind of run: at every hook point the KL of each part over that of the SAE's output; each kind has its own axis."""
     runs = measured_runs(tables)
     if runs.empty:
         return only_message(config, ABSENT)
@@ -24,7 +27,7 @@ def draw(tables: Path, config: ErrorsSplitFigure) -> Figure:
     if not names:
         return only_message(config, "No part of the errors was measured: `interventions` leaves them out.")
     figure = bars_by_kind(
-        config, runs, names, lambda run, name: run_ratio(frame, run, f"kl_{name}", "kl_sae"), "KL over the SAE's"
+        config, runs, names, lambda run, name: run_ratio(frame, run, f"kl_{name}", "kl_sae"), "KL over the SAE's", share_y=False
     )
     for panel in figure.axes:
         panel.axhline(1, color=GREY, linestyle=":", linewidth=0.9)

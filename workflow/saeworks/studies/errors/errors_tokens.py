@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..plot import GREY, NARROW, colour, only_message, panels, points, say
+from ..plot import GREY, NARROW, colour, only_message, panels, plain_log_ticks, points, say
 from ..reading import kind_name
 from ..tables import read_table
 from .frame import ABSENT, measured_runs, shown_run, tokens_of, visible
@@ -45,6 +45,7 @@ def draw(tables: Path, config: ErrorsTokensFigure) -> Figure:
     left.set_title(f"{kind_name(run['objective'], run['architecture'], runs)}, {run['hook_point']}", fontsize=6.5, color=shade)
     points(right, found["size"], found["mean"], 5, color=shade, alpha=0.5)
     right.set_xscale("log")
+    plain_log_ticks(right.xaxis, found["size"])
     right.axhline(0, color=GREY, linestyle=":", linewidth=0.9)
     r = found["mean"].corr(found["size"], method="spearman") if found["size"].nunique() > 1 else float("nan")
     right.set_title(f"Spearman's r = {r:.2f}", fontsize=6.5)

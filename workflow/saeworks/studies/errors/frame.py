@@ -14,7 +14,6 @@ from ..resampling import ENOUGH_SEEDS, ratio_interval, seed_interval
 from ..tables import read_columns
 
 ABSENT = "No run has errors that were measured."
-ROWS = "bootstrap over rows of tokens"
 RESAMPLING = ResamplingConfig()
 _PLACES = {"hook_resid_pre": "", "hook_resid_post": " post", "hook_z": " z", "hook_attn_out": " attn", "hook_mlp_out": " mlp"}
 _OF_RUN = ["run", "hook_point", "layer", "objective", "architecture", "sparsity_coeff", "k", "seed", "settings"]

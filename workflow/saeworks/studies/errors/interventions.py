@@ -87,6 +87,7 @@ class Surroundings:
         top: their first principal directions.
         pool: some of them.
         origin: of each, the index of its token in the flattened rows.
+        unread: orthonormal directions that the rest of the model reads least; None where they are not known.
     """
 
     mean: Float[Tensor, " d"]
@@ -94,6 +95,7 @@ class Surroundings:
     top: Float[Tensor, "d n"]
     pool: Float[Tensor, "pool d"]
     origin: Int[Tensor, " pool"]
+    unread: Float[Tensor, "d unread"] | None = None
 
     @property
     def mean_norm(self) -> float:
@@ -101,10 +103,18 @@ class Surroundings:
         return norm(self.pool).double().mean().item()
 
     @classmethod
-    def of(cls, basis: Basis, n_directions: int, pool: Float[Tensor, "pool d"], origin: Int[Tensor, " pool"]) -> Surroundings:
+    def of(
+        cls,
+        basis: Basis,
+        n_directions: int,
+        pool: Float[Tensor, "pool d"],
+        origin: Int[Tensor, " pool"],
+        unread: Float[Tensor, "d unread"] | None = None,
+    ) -> Surroundings:
         """From the principal directions of the activations, in the precision of the `pool`."""
         scale, top = basis.directions * basis.variance.sqrt(), basis.directions[:, :n_directions]
-        return cls(basis.mean.to(pool), scale.to(pool), top.to(pool), pool, origin)
+        unread = None if unread is None else unread.to(pool)
+        return cls(basis.mean.to(pool), scale.to(pool), top.to(pool), pool, origin, unread)
 
 
 @dataclass(frozen=True)
@@ -229,6 +239,8 @@ MAKE: dict[str, Callable[[Tokens], Tensor]] = {
     "other_seed": lambda t: t.toward(t.other_output - t.x),
     "on_directions": lambda t: t.x + along(t.error, t.around.top),
     "off_directions": lambda t: t.output - along(t.error, t.around.top),
+    "on_unread": lambda t: t.x + along(t.error, t.around.unread),
+    "off_unread": lambda t: t.output - along(t.error, t.around.unread),
     "layer_norm": lambda t: layer_norm_corrected(t.x, t.output),
     "after_first": _after_first,
 }

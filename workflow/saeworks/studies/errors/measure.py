@@ -28,11 +28,12 @@ from ...store.seeds import derive_seed
 from ..directions import principal_directions
 from ..place import Place
 from .interventions import MAKE, Draws, Surroundings, Tokens, at_cosine, at_distance, norm
+from .readers import unread_directions
 from .settings import INTERVENTIONS, OF_EVERY_RUN, ErrorsConfig
 
 _LOGIT_ROWS = {"cpu": 64, "cuda": 2048}  # tokens whose logits are held at once, at most: what fits into a cache, what fills a GPU
 _LOGIT_COPIES = 5  # of these, with what is computed from them
-_FORWARD_TOKENS = 4096  # that run through the model at once, at most
+_FORWARD_TOKENS = {"cpu": 1024, "cuda": 4096}  # that run through the model at once, at most, for the same reasons
 _VECTORS = 256  # tried at one position at once
 _POOL = 4096  # activations of other tokens that are kept at hand
 _SHARED = ("zero", "mean")  # the same whatever the SAE
@@ -80,14 +81,18 @@ def _other_seeds(runs: pd.DataFrame) -> dict[str, str]:
 def log_probabilities(model: Decoder | BridgeModel, last: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens vocabulary"]:
     """Predictions from the residual after the last block, in float32 at least."""
     logits = model.logits(last)
-    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=-1)
+    return logits.to(_precision(logits)).log_softmax(dim=-1)
+
+
+def _precision(values: Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def kl(
-    p: Float[Tensor, "*tokens vocabulary"], log_p: Float[Tensor, "*tokens vocabulary"], log_q: Float[Tensor, "tokens vocabulary"]
+    p: Float[Tensor, "*tokens vocabulary"], p_log_p: Float[Tensor, "*tokens"], log_q: Float[Tensor, "tokens vocabulary"]
 ) -> Float[Tensor, " tokens"]:
-    """KL(p ‖ q) in nats, over the whole vocabulary; zero where the two are the same. Overwrites `log_q`."""
-    return torch.sub(log_p, log_q, out=log_q).mul_(p).sum(dim=-1).clamp_(min=0)
+    """KL(p ‖ q) in nats, over the whole vocabulary, from Σ p log p; zero where the two are the same. Overwrites `log_q`."""
+    return (p_log_p - log_q.mul_(p).sum(dim=-1)).clamp_(min=0)
 
 
 @torch.no_grad()
@@ -102,21 +107,18 @@ def divergences(
 
     The logits of `at_once` tokens are held at once, and the clean ones computed once for all perturbed ones.
     """
-    ce, divergence, increase = [], [], []
+    ce, shape = clean.new_empty(len(clean), dtype=_precision(clean)), (len(perturbed), len(clean))
+    divergence, increase = ce.new_empty(shape), ce.new_empty(shape)
     for start in range(0, len(clean), at_once):
         part = slice(start, start + at_once)
         log_p, target = log_probabilities(model, clean[part]), targets[part, None]
         p, own = log_p.exp(), log_p.gather(-1, target)[:, 0]
-        ce.append(-own)
-        found = []
-        for last in perturbed:
+        p_log_p, ce[part] = log_p.mul_(p).sum(dim=-1), -own
+        for i, last in enumerate(perturbed):
             log_q = log_probabilities(model, last[part])
-            increases = own - log_q.gather(-1, target)[:, 0]
-            found.append(torch.stack([kl(p, log_p, log_q), increases]))
-        together = torch.stack(found)
-        divergence.append(together[:, 0])
-        increase.append(together[:, 1])
-    return torch.cat(ce), torch.cat(divergence, dim=1), torch.cat(increase, dim=1)
+            increase[i, part] = own - log_q.gather(-1, target)[:, 0]
+            divergence[i, part] = kl(p, p_log_p, log_q)
+    return ce, divergence, increase
 
 
 @dataclass
@@ -165,7 +167,8 @@ class HookPoint:
                 f"the predictions of one token over a vocabulary of {model.arch.d_vocab:,} take {human_bytes(of_token)}, more than "
                 f"`studies.errors.logits_mb` ({config.logits_mb}); raise it."
             )
-        self.logits_at_once = min(_LOGIT_ROWS.get(model.device.type, _LOGIT_ROWS["cuda"]), fitting)
+        device = "cpu" if model.device.type == "cpu" else "cuda"
+        self.logits_at_once, self.tokens_at_once = min(_LOGIT_ROWS[device], fitting), _FORWARD_TOKENS[device]
         self.single = min(config.single_position, self.n_positions // 2)
         self.window = slice(self.single, min(self.single + config.following + 1, self.n_positions))
         self.draw_at = min(config.draw_position, self.n_positions // 2)
@@ -186,7 +189,7 @@ class HookPoint:
         """The residual after the last block with each of the replacements, at `positions` of rows that end with the last of them."""
         stop = positions.stop or self.n_positions
         found = []
-        for some in replacements.split(max(1, _FORWARD_TOKENS // (len(batch.x) * stop))):
+        for some in replacements.split(max(1, self.tokens_at_once // (len(batch.x) * stop))):
             n = len(some)
             around = () if self.site.is_residual else (v[:, :stop].repeat(n, 1, 1) for v in (batch.x, batch.stream))
             last, _ = self.model.continue_from(self.site, some[:, :, :stop].flatten(0, 1), *around)
@@ -197,7 +200,7 @@ class HookPoint:
         """The residual after the last block at position `at` of a row with each of the vectors there; in place of what comes before
         the position, its keys and values, where the model can."""
         if not (self.site.is_residual and isinstance(self.model, Decoder)):
-            parts = vectors.split(max(1, _FORWARD_TOKENS // (at + 1)))
+            parts = vectors.split(max(1, self.tokens_at_once // (at + 1)))
             rows = (_put(one.x[None, :, : at + 1].repeat(len(some), 1, 1, 1), some, at) for some in parts)
             return torch.cat([self.run(one, some, slice(at, at + 1))[:, 0] for some in rows])
         arch, found = self.model.arch, []
@@ -251,7 +254,9 @@ class HookPoint:
 
         basis = principal_directions(later())
         together = torch.cat(pool)
-        return Surroundings.of(basis, self.config.n_directions, together, origin.to(together.device))
+        known = isinstance(self.model, Decoder)
+        unread = unread_directions(self.model, self.site, self.config.unread_share) if known else None
+        return Surroundings.of(basis, self.config.n_directions, together, origin.to(together.device), unread)
 
     # tables
 
@@ -294,9 +299,9 @@ class HookPoint:
             draws = Draws(run, batch.index, self.n_positions, batch.x)
             other = outputs[other_seeds[run]] if run in other_seeds else None
             t = of_run[run] = Tokens(batch.x, outputs[run], self.around, draws, pool_errors.get(run), other)
-            keys = {
-                name: ("" if name in _SHARED else run, name) for name in names[run] if name != "other_seed" or other is not None
-            }
+            impossible = {"other_seed"} if other is None else set()
+            impossible |= {"on_unread", "off_unread"} if self.around.unread is None else set()
+            keys = {name: ("" if name in _SHARED else run, name) for name in names[run] if name not in impossible}
             made = {key: MAKE[name](t) for name, key in keys.items() if key not in everywhere}
             everywhere |= self._run_all(batch, made)
             if run in chosen:
@@ -386,7 +391,9 @@ class HookPoint:
                 vectors = at_distance(x, draws.normal("draws")[0], distance)
                 lasts = self.run_one(one, torch.cat([output[i, at][None], vectors]), at)
                 predicted = (log_probabilities(self.model, some) for some in lasts.split(self.logits_at_once))
-                found = torch.cat([kl(log_p.exp(), log_p, log_q) for log_q in predicted])
+                p = log_p.exp()
+                p_log_p = (p * log_p).sum(dim=-1)
+                found = torch.cat([kl(p, p_log_p, log_q) for log_q in predicted])
                 records.append((row, rounded(found)))
                 ends.append((one, log_p[0], lasts[:2], found[:2]))
         draws = [

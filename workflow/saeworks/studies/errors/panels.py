@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ...config.figures import FigureStyle
-from ..plot import GREY, NARROW, colour, panels
+from ..plot import GREY, NARROW, colour, panels, place_name
 from ..reading import hook_points, kind_name, kinds, of_kind
 from .frame import short_name
 from .settings import INTERVENTIONS
@@ -32,7 +32,7 @@ def hook_grid(config: FigureStyle, runs: pd.DataFrame, **sharing: object) -> tup
     """`grid` of the hook points of `runs`, each with its title."""
     figure, placed = grid(config, hook_points(runs), **sharing)
     for hook_point, panel in placed.items():
-        panel.set_title(hook_point.removeprefix("blocks."), fontsize=7)
+        panel.set_title(place_name(hook_point).removeprefix("blocks."), fontsize=7)
     return figure, placed
 
 
@@ -49,6 +49,7 @@ def bars_by_kind(
     y_label: str,
     y_scale: str = "linear",
     base: float | None = None,
+    share_y: bool = True,
     n_columns: int = 1,
     of_column: Callable[[int], str] = lambda column: "",
 ) -> Figure:
@@ -60,10 +61,11 @@ def bars_by_kind(
         base: where the bars of a logarithmic axis begin and a dotted line is drawn; None: at its lower end, without a line.
         value: mean and bounds of an intervention on a run, NaN where it was not measured; the run's name, for panels of several
             columns followed by `/` and the column.
+        share_y: whether panels of different kinds have the same axis.
         n_columns: panels of a kind; `of_column` says what each shows.
     """
     present, hooks = kinds(runs), hook_points(runs)
-    figure, axes = panels(config, len(present), n_columns, sharey=True, sharex=True)
+    figure, axes = panels(config, len(present), n_columns, sharey="all" if share_y else "row", sharex=True)
     for row, kind in zip(axes, present, strict=True):
         for column, panel in enumerate(row):
             for x, hook_point in enumerate(hooks):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from ...config.base import Frozen
-from ...config.figures import FigureStyle, TableStyle
+from ...config.figures import Exhibit, FigureStyle, Positions, Scale, TableStyle
 
 
 class Intervention(NamedTuple):
@@ -37,6 +37,8 @@ INTERVENTIONS = {
     "other_seed": Intervention("another seed's error", "x plus ε along the error of an SAE that differs in its seed alone", "#AA4499"),
     "on_directions": Intervention("error on top directions", "x plus the error's part in the first principal directions", "#332288"),
     "off_directions": Intervention("error off top directions", "x plus the rest of the error", "#88CCEE"),
+    "on_unread": Intervention("error where little is read", "x plus the error's part in the directions that later layers read least", "#AA3377"),
+    "off_unread": Intervention("error where more is read", "x plus the rest of the error", "#EE99AA"),
     "layer_norm": Intervention("SAE, LayerNorm-aware", "x̂ with the mean over components of x, and its norm about that mean", "#999933"),
     "after_first": Intervention("SAE after position 0", "x̂, but x at position 0", "#661100"),
 }  # fmt: skip
@@ -91,6 +93,11 @@ class ErrorsConfig(Frozen):
     n_directions: PositiveInt = Field(
         10, le=10**6, description="First principal directions of the activations that errors are projected on and off."
     )
+    unread_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05,
+        description="Share of the squared norm of what reads the residual later (W_Q, W_K, W_V, W_in, W_U, each counting alike) that the "
+        "directions which errors are projected on and off as little read hold at most.",
+    )
     n_examples: NonNegativeInt = Field(3, le=10_000, description="Tokens per run whose most probable next tokens are kept.")
     n_next: PositiveInt = Field(25, le=2**16, description="Next tokens kept of each.")
 
@@ -103,58 +110,56 @@ class ErrorsConfig(Frozen):
 
 
 _FRAME = ("runs", "selection", "errors")
-Positions = Literal["rest", "all"]
-_POSITIONS = "Tokens that count: `rest`, those after position 0, or `all`, as in the post."
 
 
-class ErrorsTable(TableStyle):
+class _OfTokens(Exhibit):
+    """Settings of what is a mean, or a histogram, over tokens."""
+
+    reads = _FRAME
+
+    positions: Positions = Field(
+        "rest", description="Tokens that count: `rest`, those after position 0, or `all`, as in the post."
+    )
+
+
+class ErrorsTable(_OfTokens, TableStyle):
     """Divergence by the SAE over that by random perturbations of the same size, beside published values."""
 
     label = "Errors: the SAE over random perturbations"
-    reads = _FRAME
 
-    positions: Positions = Field("rest", description=_POSITIONS)
     decimals: NonNegativeInt = Field(2, le=10, description="Decimals of the ratios; divergences have one more.")
 
 
-class ErrorsKlFigure(FigureStyle):
+class ErrorsKlFigure(_OfTokens, FigureStyle):
     """KL divergence by layer and intervention (Gurnee 2024, all tokens)."""
 
     label = "Errors: KL by layer and intervention"
-    reads = _FRAME
 
-    positions: Positions = Field("rest", description=_POSITIONS)
-    y_scale: Literal["linear", "log"] = Field("log", description="Scale of the axis.")
+    y_scale: Scale = Field("log", description="Scale of the axis.")
 
 
-class ErrorsCeFigure(FigureStyle):
+class ErrorsCeFigure(_OfTokens, FigureStyle):
     """Increase of the cross-entropy by layer and intervention."""
 
     label = "Errors: loss by layer and intervention"
-    reads = _FRAME
 
-    positions: Positions = Field("rest", description=_POSITIONS)
     y_scale: Literal["linear", "symlog"] = Field("symlog", description="Scale of the axis; symlog: linear below 0.01 nats.")
 
 
-class ErrorsHistogramFigure(FigureStyle):
+class ErrorsHistogramFigure(_OfTokens, FigureStyle):
     """Histograms of the KL divergence of single tokens, SAE and ε-random."""
 
     label = "Errors: KL token by token"
-    reads = _FRAME
 
-    positions: Positions = Field("rest", description=_POSITIONS)
     bins: PositiveInt = Field(50, le=10_000, description="Histogram bins.")
     highest: PositiveFloat = Field(1.0, description="Upper end of the axis, in nats; larger values count in the last bin.")
 
 
-class ErrorsCeHistogramFigure(FigureStyle):
+class ErrorsCeHistogramFigure(_OfTokens, FigureStyle):
     """Histograms of the loss difference of single tokens, SAE and ε-random."""
 
     label = "Errors: loss difference token by token"
-    reads = _FRAME
 
-    positions: Positions = Field("rest", description=_POSITIONS)
     bins: PositiveInt = Field(50, le=10_000, description="Histogram bins.")
     highest: PositiveFloat = Field(2.0, description="Ends of the axis, ± nats; values beyond count in the outer bins.")
 
@@ -181,7 +186,7 @@ class ErrorsFollowingFigure(FigureStyle):
     label = "Errors: one position replaced, and the next"
     reads = ("runs", "selection", "errors_single")
 
-    y_scale: Literal["linear", "log"] = Field("log", description="Scale of the axis.")
+    y_scale: Scale = Field("log", description="Scale of the axis.")
 
 
 class ErrorsDrawsFigure(FigureStyle):
@@ -220,23 +225,18 @@ class ErrorsTokensFigure(FigureStyle):
     least: PositiveInt = Field(5, le=10**9, description="Times that a token must occur to be shown.")
 
 
-class ErrorsRatioFigure(FigureStyle):
+class ErrorsRatioFigure(_OfTokens, FigureStyle):
     """Ratio of the divergences of SAE and ε-random against L0, for every objective and architecture."""
 
     label = "Errors: ratio against L0"
-    reads = _FRAME
 
-    positions: Positions = Field("rest", description=_POSITIONS)
     quantity: Literal["kl", "ce"] = Field("kl", description="KL divergence, or increase of the cross-entropy.")
 
 
-class ErrorsBaselinesFigure(FigureStyle):
+class ErrorsBaselinesFigure(_OfTokens, FigureStyle):
     """Ratio of the SAE's divergence to that of each perturbation of the same length."""
 
     label = "Errors: stronger baselines"
-    reads = _FRAME
-
-    positions: Positions = Field("rest", description=_POSITIONS)
 
 
 class ErrorsSplitFigure(FigureStyle):
@@ -245,7 +245,7 @@ class ErrorsSplitFigure(FigureStyle):
     label = "Errors: where the divergence lies"
     reads = _FRAME
 
-    positions: Positions = Field("all", description=_POSITIONS)
+    positions: Positions = Field("all", description=_OfTokens.model_fields["positions"].description)
 
 
 class ErrorsLengthsFigure(FigureStyle):
@@ -254,7 +254,7 @@ class ErrorsLengthsFigure(FigureStyle):
     label = "Errors: at equal length"
     reads = ("runs", "selection", "errors_sweep")
 
-    y_scale: Literal["linear", "log"] = Field("log", description="Scale of both axes.")
+    y_scale: Scale = Field("log", description="Scale of both axes.")
 
 
 class ErrorsCosinesFigure(FigureStyle):
@@ -263,4 +263,4 @@ class ErrorsCosinesFigure(FigureStyle):
     label = "Errors: noise at a cosine"
     reads = (*_FRAME, "errors_sweep")
 
-    y_scale: Literal["linear", "log"] = Field("log", description="Scale of the axis.")
+    y_scale: Scale = Field("log", description="Scale of the axis.")

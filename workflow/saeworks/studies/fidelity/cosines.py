@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, colour, histogram, kind_panels, legend, only_message, say
+from ..plot import GREY, colour, histogram, inward, kind_panels, legend, only_message, say
 from ..reading import kind_name
 from ..tables import read_table
 from .norm_table import at_positions
@@ -50,6 +50,7 @@ def draw(tables: Path, config: CosinesFigure) -> Figure:
 def _panel(panel: Axes, cosines: pd.Series, run: pd.Series, baseline: float, low: float, bins: int, shade: str) -> None:
     panel.set_xlim(low, 1)
     panel.set_xticks([low, (low + 1) / 2, 1], [f"{tick:.2g}" for tick in (low, (low + 1) / 2, 1)])
+    inward(panel)
     if cosines.size == 0:
         say(panel, "no tokens were sampled", width=14)
         return

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ...config.base import Frozen
-from ...config.figures import FigureStyle, TableStyle
+from ...config.figures import FigureStyle, Positions, Scale, TableStyle
 
 
 class FidelityConfig(Frozen):
@@ -31,7 +31,7 @@ class ParetoFigure(FigureStyle):
     label = "Fig. 1, 4: Pareto curves"
     reads = ("runs", "fidelity")
 
-    x_scale: Literal["linear", "log"] = Field("linear", description="Scale of the L0 and alive axes.")
+    x_scale: Scale = Field("linear", description="Scale of the L0 and alive axes.")
 
 
 class ResidualMseFigure(FigureStyle):
@@ -40,7 +40,7 @@ class ResidualMseFigure(FigureStyle):
     label = "Fig. 2: reconstruction error by layer"
     reads = ("runs", "fidelity", "selection")
 
-    y_scale: Literal["linear", "log"] = Field("log", description="Scale of the error axis.")
+    y_scale: Scale = Field("log", description="Scale of the error axis.")
 
 
 class NormTable(TableStyle):
@@ -78,7 +78,7 @@ class ExplainedVarianceFigure(FigureStyle):
     label = "Fig. 12: explained variance by layer"
     reads = ("runs", "fidelity", "selection")
 
-    positions: Literal["rest", "all"] = Field(
+    positions: Positions = Field(
         "rest", description="Tokens that count: `rest`, those after position 0, or `all`, as in the paper."
     )
     lowest: float = Field(-1.0, lt=1, description="Lower end of the axes; a value below it is written at the edge.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..study import Column, Study, Table
-from .settings import FiringAgreementFigure, FiringConfig
+from .settings import FiringAgreementFigure, FiringConfig, FiringControlsFigure
 
 _METRICS = {
     "pearson": "correlation of the activations",
@@ -69,5 +69,5 @@ STUDY = Study(
             long=True,
         ),
     },
-    figures={"firing_agreement": FiringAgreementFigure},
+    figures={"firing_agreement": FiringAgreementFigure, "firing_controls": FiringControlsFigure},
 )

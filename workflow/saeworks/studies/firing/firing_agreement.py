@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, colour, cosine_axis, kind_panels, legend, only_message, points, say
-from ..reading import of_kind, read_runs
+from ..plot import GREY, NARROW, colour, cosine_axis, kind_panels, legend, only_message, points
+from ..reading import alike, of_kind, read_runs
 from ..seeds import NO_SEEDS, heading, joint, of_first_run, over_seeds, read_matching, with_interval
 from .settings import FiringAgreementFigure
 
@@ -42,16 +42,14 @@ def draw(tables: Path, config: FiringAgreementFigure) -> Figure:
     if features.empty:
         return only_message(config, NO_SEEDS)
     runs = read_runs(tables)
-    runs = runs[runs["hook_point"].isin(features["hook_point"])]
+    runs = alike(runs, features)
     x_label = "Decoder\ncosine" if config.width < NARROW else "Decoder cosine\nwith partner"
     figure, placed = kind_panels(config, runs, x_label, _LABELS[config.metric])
     between = joint(config, figure.axes[0].get_gridspec().ncols)
     for kind, panel in placed.items():
         here, of_runs, matched = (of_kind(frame, *kind) for frame in (features, means, matching))
         _panel(panel, here, matched, colour(config, kind[1]), config)
-        lines = [heading(here, *kind[1:], runs, between)]
-        if len(here):
-            lines += _numbers(of_runs, config.metric, between)
+        lines = [heading(here, *kind[1:], runs, between), *_numbers(of_runs, config.metric, between)]
         panel.set_title("\n".join(lines), fontsize=7)
     entries = [
         Line2D([], [], color=_line_colour(name), linestyle=style, label=label) for name, (_, style, label) in _LINES.items()
@@ -76,9 +74,6 @@ def _numbers(means: pd.DataFrame, metric: str, between: str) -> list[str]:
 
 def _panel(panel: Axes, features: pd.DataFrame, matching: pd.DataFrame, shade: str, config: FiringAgreementFigure) -> None:
     cosine_axis(panel)
-    if features.empty:
-        say(panel, "one seed only", width=14)
-        return
     x = features["decoder_cosine"].clip(0, 1)
     points(panel, x, features[config.metric], 2, color=shade, alpha=0.4)
     bins = np.minimum((x * config.bins).astype(int), config.bins - 1)

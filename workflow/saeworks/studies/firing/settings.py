@@ -21,6 +21,17 @@ class FiringConfig(ResamplingConfig):
     batch_rows: PositiveInt = Field(32, le=2**16, description="Rows per forward pass.")
 
 
+class FiringControlsFigure(FigureStyle):
+    """Correlation with the best partner and alignment of all codes across seeds, beside their controls."""
+
+    label = "Seeds: firing and its controls"
+    reads = ("runs", "firing")
+
+    @classmethod
+    def applies(cls, runs: Sequence[RunSpec]) -> bool:
+        return vary(runs, "seed")
+
+
 class FiringAgreementFigure(FigureStyle):
     """Agreement of the tokens that features of two seeds fire on, against their decoder cosine."""
 

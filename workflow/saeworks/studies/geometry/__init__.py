@@ -21,7 +21,10 @@ _DIRECTIONS = Column("which vectors: `decoder`, `encoder`, or `both` where partn
 _FEATURES = Column("`alive` features or `all`")
 _LOW, _HIGH = Column("lower end of the interval"), Column("upper end of the interval")
 _N_RESAMPLES = Column("bootstrap resamples; 0: by the jackknife or none")
-_RESAMPLED = Column("what the interval resamples: `features` or `seed pairs`")
+_RESAMPLED = Column(
+    "what the interval resamples: `clusters` of features (neighbours within a dictionary, those with one nearest in another), `features`, "
+    "`seed pairs` or `none`"
+)
 
 STUDY = Study(
     title="Geometry",
@@ -38,7 +41,8 @@ STUDY = Study(
             {
                 "hook_point": _HOOK_POINT,
                 "comparison": Column(
-                    f"`within` a run; {_COMPARISON.meaning}; `within_difference`: the `within` mean of run_a minus that of run_b"
+                    f"`within` a run; {_COMPARISON.meaning}; `within_difference`: the `within` mean of run_a minus that of run_b; "
+                    "`to_local`: along the curves of one seed, to the local run"
                 ),
                 "run_a": Column("first run; of two seeds the lower"),
                 "run_b": Column("second run"),

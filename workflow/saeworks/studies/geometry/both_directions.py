@@ -8,24 +8,20 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..plot import GREY, cosine_axis, histogram, say
+from ..plot import GREY, cosine_axis, histogram
 
 PAIR = ["comparison", "run_a", "run_b", "direction"]
 MEANS = [*PAIR, "directions", "features", "value", "ci_low", "ci_high", "random_baseline"]
 
 
-def draw_both(
-    panel: Axes, heading: str, shade: str, nearest: pd.DataFrame, means: pd.DataFrame, bins: int, between: str, absent: str
-) -> None:
+def draw_both(panel: Axes, heading: str, shade: str, nearest: pd.DataFrame, means: pd.DataFrame, bins: int, between: str) -> None:
     """Cosines of the pairs `nearest`, filled where `forward` and outlined where not, with the means of each direction.
 
     The title has, under `heading`, the mean of each direction and in brackets, after `between`, its interval; with several pairs
-    the range of their means. Without pairs the panel says `absent`.
+    the range of their means.
     """
     cosine_axis(panel)
     lines = [heading]
-    if nearest.empty or means.empty:
-        say(panel, absent, width=14)
     for forward, arrow in ((True, "→"), (False, "←")):
         cosines, of_pairs = (frame[frame["forward"] == forward] for frame in (nearest, means))
         if cosines.empty or of_pairs.empty:

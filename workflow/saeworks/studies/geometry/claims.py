@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 
 from ...config.resampling import ResamplingConfig
-from ..claim import CONFIDENCE, OF_PAPER, Claim, chosen_runs, judged_on, of_one_architecture
-from ..curves import at_equal_ce, common_seeds, on_common_range, sweep
+from ..claim import CONFIDENCE, OF_PAPER, Claim, judged_on, of_one_architecture
+from ..curves import at_ce, at_equal_ce, common_seeds, on_common_range, sweep
 from ..paper import BRAUN
-from ..reading import LABELS, read_metrics, read_runs
+from ..reading import LABELS, read_metrics
 from ..resampling import pair_interval
 from ..tables import read_table
 
 _GEOMETRY = ["hook_point", "comparison", "run_a", "run_b", "directions", "features", "direction", "value", "random_baseline"]
 _AXES = {"l0": "L0", "ce_increase": "CE increase", "alive_features": "alive features"}
 _RESAMPLING = ResamplingConfig(confidence=CONFIDENCE)
+_ONE_SEED = "no two runs differ in their seed only"
 _NEAR = 0.5  # "near 1": nearer to it than to random directions
 
 
@@ -115,95 +116,124 @@ def _with_fewer_alive(hook_point: str, runs: pd.DataFrame) -> Claim:
 
 
 def _across_seeds(hook_point: str, tables: Path) -> pd.DataFrame:
-    """Pairs of runs that differ in their seed alone: objective, seeds and `excess`, the mean nearest cosine of both directions.
+    """Pairs of runs that differ in their seed alone: objective, settings, seeds, cosine, excess and ce_increase.
 
-    As an excess over random directions, as a share of what is left to 1; averaged over the settings of an objective. Only settings with
-    as many seeds as the one with the most count, so that every pair of seeds is of the same settings.
+    `cosine` is the mean nearest cosine of both directions, `excess` the same above random directions as a share of what is left to 1,
+    `ce_increase` the mean of the two runs'. Only settings with as many seeds as the one with the most count, so that every pair
+    of seeds is of the same settings.
     """
     geometry = decoder_geometry(tables)
     pairs = geometry[
         (geometry["comparison"] == "cross_seed") & (geometry["direction"] == "both") & (geometry["hook_point"] == hook_point)
     ]
-    runs = of_one_architecture(read_runs(tables)).set_index("run")
+    runs = of_one_architecture(read_metrics(tables, ["ce_increase"], judged_on(tables))).set_index("run")
     pairs = pairs[pairs["run_a"].isin(runs.index)].dropna(subset="value")
-    seeds = [pairs[column].map(runs["seed"]) for column in ("run_a", "run_b")]
-    of_run = {name: pairs["run_a"].map(runs[name]) for name in ("objective", "settings")}
-    pairs = pairs.assign(**of_run, seed_a=seeds[0], seed_b=seeds[1])
-    pairs["excess"] = (pairs["value"] - pairs["random_baseline"]) / (1 - pairs["random_baseline"])
+    of_pair = {
+        f"{name}_{end}": runs.loc[pairs[f"run_{end}"], name].to_numpy() for name in ("seed", "ce_increase") for end in "ab"
+    }
+    of_run = {name: runs.loc[pairs["run_a"], name].to_numpy() for name in ("objective", "settings")}
+    pairs = pairs.assign(**of_pair, **of_run, cosine=pairs["value"])
+    pairs["ce_increase"] = (pairs["ce_increase_a"] + pairs["ce_increase_b"]) / 2
+    pairs["excess"] = (pairs["cosine"] - pairs["random_baseline"]) / (1 - pairs["random_baseline"])
     n_pairs = pairs.groupby(["objective", "settings"])["excess"].transform("size")
-    pairs = pairs[n_pairs == n_pairs.groupby(pairs["objective"]).transform("max")]
-    numbers = {"excess": ("excess", "mean"), "cosine": ("value", "mean"), "n_settings": ("settings", "nunique")}
-    return pairs.groupby(["objective", "seed_a", "seed_b"], as_index=False).agg(**numbers)
+    return pairs[n_pairs == n_pairs.groupby(pairs["objective"]).transform("max")]
 
 
 def _seeds(hook_point: str, tables: Path) -> list[Claim]:
-    """Nearest neighbours across seeds (Fig. 3b)."""
+    """Nearest neighbours across seeds (Fig. 3b): of one objective over all settings, of two at equal CE increase."""
     across, source = _across_seeds(hook_point, tables), f"{BRAUN}, Fig. 3b"
+    means = {"excess": ("excess", "mean"), "cosine": ("cosine", "mean"), "n_settings": ("settings", "nunique")}
+    of_objective = across.groupby(["objective", "seed_a", "seed_b"], as_index=False).agg(**means)
     rows = []
     for objective in ("local", "e2e_ds"):
         text = f"nearest cosine across seeds, {LABELS[objective]}: excess over random directions, as a share of what is left to 1"
         claim = Claim(hook_point, text, "near 1 (no mean given)", source, 0.0, _NEAR)
-        rows.append(_of_pairs(claim, across[across["objective"] == objective], "excess"))
-    text = "nearest cosine across seeds, e2e − local"
+        here = of_objective[of_objective["objective"] == objective]
+        note = f"mean cosine {here['cosine'].mean():.3f}, {here['n_settings'].max()} settings" if len(here) else ""
+        rows.append(_of_pairs(claim, here, "excess", note))
+    text = "nearest cosine across seeds at equal CE increase, e2e − local"
     claim = Claim(hook_point, text, "below 0: e2e mostly low, local near 1", source, 0.0, -math.inf)
-    both = [across[across["objective"] == objective].set_index(["seed_a", "seed_b"])["cosine"] for objective in ("e2e", "local")]
-    difference = (both[0] - both[1]).dropna().rename("cosine").reset_index()
-    return [*rows, _of_pairs(claim, difference, "cosine")]
+    if across.empty:
+        return [*rows, claim.untested(_ONE_SEED)]
+    of_pair = across["seed_a"].astype(str) + "," + across["seed_b"].astype(str)
+    found, ce, why = at_equal_ce(across.assign(seed=of_pair, family=""), "cosine", "e2e", "local")
+    if why:
+        return [*rows, claim.untested(why.replace("no seed", "no pair of seeds"))]
+    ends = found.index.str.split(",", expand=True).to_frame(index=False).astype(int)
+    difference = pd.DataFrame({"seed_a": ends[0], "seed_b": ends[1], "difference": (found["e2e"] - found["local"]).to_numpy()})
+    note = f"{found['e2e'].mean():.3f} and {found['local'].mean():.3f} at a CE increase of {ce:.3f} nats"
+    return [*rows, _of_pairs(claim, difference, "difference", note)]
 
 
-def _of_pairs(claim: Claim, pairs: pd.DataFrame, value: str) -> Claim:
+def _of_pairs(claim: Claim, pairs: pd.DataFrame, value: str, note: str) -> Claim:
     """The claim on the mean over pairs of seeds, with the jackknife interval over seeds."""
     if pairs.empty:
-        return claim.untested("no two runs differ in their seed only")
+        return claim.untested(_ONE_SEED)
     seeds = list(zip(pairs["seed_a"], pairs["seed_b"], strict=True))
     ours, low, high = pair_interval(pairs[value].to_numpy(), seeds, _RESAMPLING, "claims")
-    note = f"{len(pairs)} pair{'s' if len(pairs) > 1 else ''} of seeds"
-    if "n_settings" in pairs:
-        note += f", mean cosine {pairs['cosine'].mean():.3f}, {pairs['n_settings'].max()} settings"
+    note = f"{len(pairs)} pair{'s' if len(pairs) > 1 else ''} of seeds, {note}"
     return claim.tested(ours, low, high, len({seed for pair in seeds for seed in pair}), note)
 
 
 def _cross_objective(hook_point: str, tables: Path) -> list[Claim]:
-    """Nearest neighbours in the dictionary of another objective (Fig. 3c), seed by seed.
-
-    Of the runs that were chosen for similar CE increase among those in three seeds.
-    """
-    geometry = decoder_geometry(tables)
-    geometry = geometry[geometry["hook_point"] == hook_point].dropna(subset="value")
-    runs, chosen = read_runs(tables).set_index("run"), chosen_runs(tables, hook_point, "replicated_ce")
-    alike = runs[runs["settings"].isin(chosen["settings"])]
-    to_local = {objective: _nearest_local(geometry, alike, objective) for objective in ("e2e", "e2e_ds")}
-    control = _nearest_local(geometry, alike, "local")
+    """Nearest neighbours in the dictionary of local (Fig. 3c), where both runs have the same CE increase."""
     of = f"{BRAUN}, Fig. 3c"
     first = Claim(
-        hook_point, "nearest cosine from e2e to local, less that of local to local of another seed", "low, with a group near 0 (no mean given)",
-        of, 0.0, -math.inf,
+        hook_point, "nearest cosine from e2e to local at equal CE increase, less that of local to local of another seed",
+        "low, with a group near 0 (no mean given)", of, 0.0, -math.inf,
     )  # fmt: skip
-    second = Claim(hook_point, "nearest cosine to local: e2e+ds − e2e", "above 0 (no means given)", of, 0.0, math.inf)
-    return [_difference(first, to_local["e2e"], control), _difference(second, to_local["e2e_ds"], to_local["e2e"])]
+    second = Claim(
+        hook_point, "nearest cosine to local at equal CE increase: e2e+ds − e2e", "above 0 (no means given)", of, 0.0, math.inf
+    )
+    runs = _dictionaries(hook_point, tables)
+    geometry = decoder_geometry(tables)
+    compared = geometry["run_a"].isin(runs["run"]) & geometry["run_b"].isin(runs["run"])
+    pairs = geometry[(geometry["comparison"] == "to_local") & compared]
+    of_run = runs.set_index("run")
+    ends = {f"ce_{end}": of_run.loc[pairs[f"run_{end}"], "ce_increase"].to_numpy() for end in "ab"}
+    pairs = pairs.assign(**ends, **{name: of_run.loc[pairs["run_a"], name].to_numpy() for name in ("objective", "seed")}).dropna(
+        subset="value"
+    )
+    return [_far_from_local(first, runs, pairs, _across_seeds(hook_point, tables)), _nearer_to_local(second, runs, pairs)]
 
 
-def _nearest_local(geometry: pd.DataFrame, runs: pd.DataFrame, objective: str) -> pd.Series:
-    """By seed, the mean nearest cosine of an objective's features in the dictionary of local of the same seed.
-
-    Of local itself in those of its other seeds, either way.
-    """
-    pairs = geometry[geometry["run_a"].isin(runs.index) & geometry["run_b"].isin(runs.index)]
-    kinds = [pairs[column].map(runs["objective"]) for column in ("run_a", "run_b")]
-    seeds = [pairs[column].map(runs["seed"]) for column in ("run_a", "run_b")]
-    if objective == "local":
-        own = (pairs["comparison"] == "cross_seed") & (kinds[0] == "local") & (pairs["direction"] == "both")
-        both = pd.concat([pairs[own].assign(seed=seed[own]) for seed in seeds])
-        return both.groupby("seed")["value"].mean()
-    crossed = (pairs["comparison"] == "cross_objective") & (seeds[0] == seeds[1])
-    forth = crossed & (kinds[0] == objective) & (kinds[1] == "local") & (pairs["direction"] == "a_to_b")
-    back = crossed & (kinds[0] == "local") & (kinds[1] == objective) & (pairs["direction"] == "b_to_a")
-    return pairs[forth | back].assign(seed=seeds[0][forth | back]).groupby("seed")["value"].mean()
+def _to_local(pairs: pd.DataFrame, objective: str, seeds: list[int], ce: float) -> pd.Series:
+    """By seed, the mean nearest cosine from an objective to local where both cost `ce`; without seeds in which it was not measured there."""
+    here = pairs[pairs["objective"] == objective]
+    return pd.Series({seed: at_ce(here[here["seed"] == seed], ce, "value") for seed in seeds}, dtype=float).dropna()
 
 
-def _difference(claim: Claim, one: pd.Series, other: pd.Series) -> Claim:
-    """The claim on the difference of two values of each seed."""
-    found = (one - other).dropna()
-    if found.empty:
-        return claim.untested("no runs of similar CE increase in three seeds of each objective")
-    return claim.over_seeds(found, f"{one[found.index].mean():.3f} and {other[found.index].mean():.3f}")
+def _far_from_local(claim: Claim, runs: pd.DataFrame, pairs: pd.DataFrame, across: pd.DataFrame) -> Claim:
+    """The claim on e2e's cosine to local less that of local across seeds: for each pair of seeds, the mean of theirs less that across the two."""
+    found, ce, why = at_equal_ce(runs, "cosine", "e2e", "local")
+    if why:
+        return claim.untested(why)
+    to_local, values = _to_local(pairs, "e2e", list(found.index), ce), []
+    for (one, two), curve in across[across["objective"] == "local"].groupby(["seed_a", "seed_b"]):
+        curve = curve.sort_values("ce_increase")
+        within = len(curve) > 1 and curve["ce_increase"].iloc[0] <= ce <= curve["ce_increase"].iloc[-1]
+        if within and {one, two} <= set(to_local.index):
+            own = float(np.interp(ce, curve["ce_increase"], curve["cosine"]))
+            values.append((one, two, (to_local[one] + to_local[two]) / 2, own))
+    if not values:
+        why = f"cosines from e2e to local, or of local across seeds, were not measured on both sides of {ce:.3f} nats"
+        return claim.untested(why)
+    table = pd.DataFrame(values, columns=["seed_a", "seed_b", "to_local", "own"])
+    table["difference"] = table["to_local"] - table["own"]
+    note = f"{table['to_local'].mean():.3f} and {table['own'].mean():.3f} at a CE increase of {ce:.3f} nats"
+    return _of_pairs(claim, table, "difference", note)
+
+
+def _nearer_to_local(claim: Claim, runs: pd.DataFrame, pairs: pd.DataFrame) -> Claim:
+    """The claim on e2e+ds's cosine to local less e2e's, seed by seed."""
+    found, ce, why = at_equal_ce(runs, "cosine", "e2e_ds", "e2e", "local")
+    if why:
+        return claim.untested(why)
+    one, other = (_to_local(pairs, objective, list(found.index), ce) for objective in ("e2e_ds", "e2e"))
+    difference = (one - other).dropna()
+    if difference.empty:
+        return claim.untested(f"cosines to local were not measured on both sides of {ce:.3f} nats")
+    seeds = difference.index
+    return claim.over_seeds(
+        difference, f"{one[seeds].mean():.3f} and {other[seeds].mean():.3f} at a CE increase of {ce:.3f} nats"
+    )

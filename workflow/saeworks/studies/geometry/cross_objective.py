@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from ..plot import NARROW, colour, kind_panels, legend, only_message
-from ..reading import kind_name, of_kind, read_selection
+from ..plot import NARROW, POSITIVE, colour, kind_panels, legend, only_message, positive_control
+from ..reading import alike, kind_name, of_kind, read_selection
 from ..seeds import joint
 from ..tables import read_table
 from .both_directions import MEANS, PAIR, draw_both, entries
+from .cross_seed import of_seeds
 from .settings import CrossObjectiveFigure
 
 
@@ -37,21 +39,26 @@ def local_pairs(tables: Path, name: str, columns: list[str]) -> pd.DataFrame:
 
 
 def draw(tables: Path, config: CrossObjectiveFigure) -> Figure:
-    """Per hook point one panel per objective but local: alive decoder features of the selected run and of the local one."""
+    """Per hook point one panel per objective but local: alive decoder features of the selected run and of the local one.
+
+    Where local was trained in several seeds, a line is its mean nearest cosine across them, of runs of any sparsity.
+    """
     nearest = local_pairs(tables, "nearest", [*PAIR, "cosine"])
     nearest = nearest[np.isfinite(nearest["cosine"].astype(float))]
     means = local_pairs(tables, "geometry", MEANS).dropna(subset="value")
     means = means[(means["directions"] == "decoder") & (means["features"] == "alive") & (means["direction"] != "both")]
-    selected = read_selection(tables)
-    others = selected[selected["objective"] != "local"]
     if nearest.empty or means.empty:
         return only_message(config, "No hook point has a local run and one of another objective at similar CE increase.")
+    others = alike(read_selection(tables), nearest)
     x_label = "Cosine" if config.width < NARROW else "Cosine with nearest\nof the other run"
     figure, placed = kind_panels(config, others, x_label, "Fraction of features")
     between = joint(config, figure.axes[0].get_gridspec().ncols)
+    local = of_seeds(tables).query("objective == 'local'")
     for kind, panel in placed.items():
         here, of_pair = (of_kind(frame, *kind) for frame in (nearest, means))
         name = kind_name(*kind[1:], others, joint="\n")
-        draw_both(panel, name, colour(config, kind[1]), here, of_pair, config.bins, between, "no local run to compare with")
-    legend(figure, entries("to local", "from local"))
+        draw_both(panel, name, colour(config, kind[1]), here, of_pair, config.bins, between)
+        positive_control(panel, of_kind(local, kind[0], "local", kind[2])["value"])
+    control = [Line2D([], [], **POSITIVE, label="local, another seed")] if len(local) else []
+    legend(figure, [*entries("to local", "from local"), *control])
     return figure

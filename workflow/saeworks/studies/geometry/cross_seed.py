@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..plot import NARROW, colour, kind_panels, legend, only_message
-from ..reading import of_kind, read_runs
+from ..reading import alike, of_kind, read_runs
 from ..seeds import NO_SEEDS, heading, joint
 from ..tables import read_table
 from .both_directions import MEANS, PAIR, draw_both, entries
@@ -33,27 +33,32 @@ def seed_pairs(tables: Path, name: str, columns: list[str]) -> pd.DataFrame:
     return found
 
 
-def draw(tables: Path, config: CrossSeedFigure) -> Figure:
-    """Per hook point one panel per objective and architecture; all pairs of seeds pooled, the two directions drawn apart.
+def of_seeds(tables: Path) -> pd.DataFrame:
+    """Mean cosines of alive decoder features across seeds, in either direction."""
+    means = seed_pairs(tables, "geometry", MEANS)
+    means = means[(means["directions"] == "decoder") & (means["features"] == "alive") & (means["direction"] != "both")]
+    return means.dropna(subset="value")
 
-    With one pair the title gives the table's mean and interval (a bootstrap over features) in each direction; with more, the
+
+def draw(tables: Path, config: CrossSeedFigure) -> Figure:
+    """Per hook point one panel per objective and architecture with several seeds; all pairs of seeds pooled, the two directions drawn apart.
+
+    With one pair the title gives the table's mean and interval (a bootstrap over clusters of features) in each direction; with more, the
     mean over pairs and their range.
     """
     nearest = seed_pairs(tables, "nearest", [*PAIR, "cosine"])
-    means = seed_pairs(tables, "geometry", MEANS)
-    means = means[(means["directions"] == "decoder") & (means["features"] == "alive") & (means["direction"] != "both")]
-    nearest, means = nearest[np.isfinite(nearest["cosine"].astype(float))], means.dropna(subset="value")
+    nearest, means = nearest[np.isfinite(nearest["cosine"].astype(float))], of_seeds(tables)
     if nearest.empty or means.empty:
         return only_message(config, NO_SEEDS)
     runs = read_runs(tables)
-    runs = runs[runs["hook_point"].isin(nearest["hook_point"])]
+    runs = alike(runs, nearest)
     x_label = "Cosine" if config.width < NARROW else "Cosine with nearest\nof the other seed"
     figure, placed = kind_panels(config, runs, x_label, "Fraction of features")
     between = joint(config, figure.axes[0].get_gridspec().ncols)
     for kind, panel in placed.items():
         here, of_pairs = (of_kind(frame, *kind) for frame in (nearest, means))
-        name = heading(here, *kind[1:], runs, between) + (f"\n{_pairs(here)}" if len(here) else "")
-        draw_both(panel, name, colour(config, kind[1]), here, of_pairs, config.bins, between, "one seed only")
+        name = heading(here, *kind[1:], runs, between) + f"\n{_pairs(here)}"
+        draw_both(panel, name, colour(config, kind[1]), here, of_pairs, config.bins, between)
     legend(figure, entries("to the higher seed", "to the lower seed"))
     return figure
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, colour, cosine_axis, kind_panels, legend, only_message, points, say
-from ..reading import of_kind, read_runs
+from ..plot import GREY, NARROW, colour, cosine_axis, kind_panels, legend, only_message, points
+from ..reading import alike, of_kind, read_runs
 from ..seeds import NO_SEEDS, heading, joint, of_first_run, read_matching, with_interval
 from .settings import EncoderDecoderFigure
 
@@ -29,7 +29,7 @@ def draw(tables: Path, config: EncoderDecoderFigure) -> Figure:
     if matches.empty:
         return only_message(config, NO_SEEDS)
     runs = read_runs(tables)
-    runs = runs[runs["hook_point"].isin(matches["hook_point"])]
+    runs = alike(runs, matches)
     narrow = config.width < NARROW
     labels = ("Decoder\ncosine", "Encoder cosine") if narrow else ("Decoder cosine\nwith partner", "Encoder cosine with partner")
     figure, placed = kind_panels(config, runs, *labels)
@@ -37,9 +37,8 @@ def draw(tables: Path, config: EncoderDecoderFigure) -> Figure:
     for kind, panel in placed.items():
         here, means = (of_kind(frame, *kind) for frame in (matches, matching))
         _panel(panel, here, means, colour(config, kind[1]), config)
-        lines = [heading(here, *kind[1:], runs, between)]
-        if len(here):
-            lines.append("shared " + with_interval(means[means["metric"] == "shared_fraction"], between))
+        shared = with_interval(means[means["metric"] == "shared_fraction"], between)
+        lines = [heading(here, *kind[1:], runs, between), f"shared {shared}"]
         panel.set_title("\n".join(lines), fontsize=7)
     same = {"color": "black", "marker": "o", "linestyle": "none", "markersize": 3}
     entries = [
@@ -54,10 +53,7 @@ def draw(tables: Path, config: EncoderDecoderFigure) -> Figure:
 
 def _panel(panel: Axes, matches: pd.DataFrame, means: pd.DataFrame, shade: str, config: EncoderDecoderFigure) -> None:
     cosine_axis(panel)
-    panel.set_ylim(0, 1)
-    if matches.empty:
-        say(panel, "one seed only", width=14)
-        return
+    panel.set_ylim(*panel.get_xlim())
     panel.axline((0, 0), slope=1, color="#cccccc", linewidth=0.6)
     same = matches["decoder_partner"] == matches["encoder_partner"]
     x, y = (matches[f"{kind}_cosine"].clip(0, 1) for kind in ("decoder", "encoder"))

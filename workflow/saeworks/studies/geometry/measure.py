@@ -7,15 +7,18 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ...store.seeds import derive_seed
+from ..curves import sweep
 from ..matching import SHARED_COSINE, one_to_one, shared
 from ..place import Place
 from ..resampling import ENOUGH_SEEDS, mean_interval, named, pair_interval, seed_groups
@@ -24,7 +27,7 @@ from .settings import GeometryConfig
 
 def measure(place: Place, config: GeometryConfig) -> dict[str, pd.DataFrame]:
     """The tables of all runs of one hook point."""
-    runs, features, selected = place.runs, place.table("features"), set(place.selected("similar_ce", "replicated_ce"))
+    runs, features, selected = place.runs, place.table("features"), set(place.selected("similar_ce"))
     dictionaries = {}
     for run in runs["run"]:
         sae = place.sae(run)
@@ -36,27 +39,50 @@ def measure(place: Place, config: GeometryConfig) -> dict[str, pd.DataFrame]:
     return {"geometry": geometry, "nearest": nearest, "matching": matching, "matches": matches}
 
 
-def nearest_cosine(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"] | None = None, chunk: int = 4096
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-    """Largest cosine of each row of `a` among the rows of `b`, and of each row of `b` among the rows of `a`.
+class Nearest(NamedTuple):
+    """The nearest neighbours of two dictionaries' rows in each other: their cosines and their numbers."""
 
-    With `b=None`, of each row of `a` among the other rows of `a` (twice the same tensor). A row that has nobody to be
-    compared with gets NaN. The (n, m) matrix is never held: `chunk` rows at a time.
+    forward: Float[Tensor, " n"]
+    backward: Float[Tensor, " m"]
+    of_forward: Int[Tensor, " n"]
+    of_backward: Int[Tensor, " m"]
+
+
+def nearest(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"] | None = None, chunk: int = 4096) -> Nearest:
+    """For each row of `a` the row of `b` with the largest cosine, and for each row of `b` that of `a`.
+
+    With `b=None`, for each row of `a` that among the other rows of `a` (twice the same). A row that has nobody to be
+    compared with has a cosine of NaN. The (n, m) matrix is never held: `chunk` rows at a time.
     """
     a = torch.nn.functional.normalize(a, dim=1)
     other = a if b is None else torch.nn.functional.normalize(b, dim=1)
-    forward = a.new_full((len(a),), -math.inf)
-    backward = other.new_full((len(other),), -math.inf)
+    forward, of_forward = a.new_full((len(a),), -math.inf), torch.zeros(len(a), dtype=torch.long, device=a.device)
+    backward, of_backward = other.new_full((len(other),), -math.inf), torch.zeros(len(other), dtype=torch.long, device=a.device)
     for start in range(0, len(a), chunk):
         cosines = a[start : start + chunk] @ other.T
         if b is None:
             rows = torch.arange(len(cosines))
             cosines[rows, rows + start] = -math.inf
         if len(other):
-            forward[start : start + chunk] = cosines.amax(dim=1)
-            backward = torch.maximum(backward, cosines.amax(dim=0))
-    return tuple(torch.where(t.isinf(), math.nan, t.clamp(-1, 1)) for t in (forward, backward))
+            forward[start : start + chunk], of_forward[start : start + chunk] = cosines.max(dim=1)
+            highest, row = cosines.max(dim=0)
+            of_backward = torch.where(highest > backward, row + start, of_backward)
+            backward = torch.maximum(backward, highest)
+    forward, backward = (torch.where(t.isinf(), math.nan, t.clamp(-1, 1)) for t in (forward, backward))
+    return Nearest(forward, backward, of_forward, of_backward)
+
+
+def nearest_cosine(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"] | None = None, chunk: int = 4096
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+    """The cosines of `nearest`."""
+    return nearest(a, b, chunk)[:2]
+
+
+def linked(neighbour: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The cluster of each feature of a dictionary: features are linked with their nearest neighbour, whose nearest they often are."""
+    own = np.arange(len(neighbour))
+    return connected_components(coo_array((np.ones(len(own)), (own, neighbour)), shape=(len(own),) * 2), directed=False)[1]
 
 
 @cache
@@ -99,21 +125,26 @@ def compare(
     their settings are those of `selected` runs (None: all runs), runs of one seed and architecture with different objectives
     (`cross_objective`), whose within-dictionary means are also subtracted (`within_difference`). Every comparison is made for
     decoder and encoder directions, alive features and all, and in both directions and their mean, since a maximum over one
-    dictionary is not a maximum over the other. `nearest` has the cosines of single features: of `within`, `cross_seed`, and of
-    those pairs of `cross_objective` that are both `selected`.
+    dictionary is not a maximum over the other. Neighbours depend on each other, so the intervals resample clusters of features: those
+    `linked` within a dictionary, those with the same nearest feature in another.
+
+    Besides, `to_local`: mean cosines of alive decoder features alone, without an interval, from the runs of every objective's curve
+    to those of local's curve of the same seed and architecture, for comparisons at equal cost.
+
+    `nearest` has the cosines of single features: of `within`, `cross_seed`, and of those pairs of `cross_objective` that are both `selected`.
     """
     records: list[dict[str, Any]] = []
-    nearest: list[pd.DataFrame] = []
+    kept: list[pd.DataFrame] = []
     d_in = int(runs["d_in"].iloc[0])
-    within: dict[tuple, np.ndarray] = {}
+    within: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
     kinds = list(itertools.product(("decoder", "encoder"), ("alive", "all")))
 
-    def add(comparison, a, b, kind, direction, samples, baseline, n_a, n_b):
+    def add(comparison, a, b, kind, direction, samples, clusters, baseline, n_a, n_b):
         purpose = f"{comparison}/{a}/{b}/{kind}/{direction}"
         if direction == "both":
-            interval = _mean_of_both(samples, config, purpose)
+            interval = _mean_of_both(samples, clusters, config, purpose)
         else:
-            interval = mean_interval(samples, config, purpose)
+            interval = mean_interval(samples, config, purpose, clusters)
         of = {
             "comparison": comparison,
             "run_a": a,
@@ -123,37 +154,60 @@ def compare(
             "direction": direction,
         }
         sizes = {"n_a": n_a, "n_b": n_b, "n_resamples": config.n_resamples}
-        records.append({**of, **named(interval), "random_baseline": baseline, **sizes, "resampled": "features"})
+        records.append({**of, **named(interval), "random_baseline": baseline, **sizes, "resampled": "clusters"})
 
     def keep(comparison, a, b, direction, features, cosine):
         of = {"comparison": comparison, "run_a": a, "run_b": b, "direction": direction}
-        nearest.append(pd.DataFrame({**of, "feature": features, "cosine": cosine}))
+        kept.append(pd.DataFrame({**of, "feature": features, "cosine": cosine}))
 
     for run, kind in itertools.product(dictionaries, kinds):
         rows = dictionaries[run].rows(*kind)
-        cosines = _known(nearest_cosine(rows)[0])
-        within[run, kind] = cosines
+        found = nearest(rows)
+        cosines = _known(found.forward)
+        clusters = linked(found.of_forward.numpy()) if len(cosines) else np.zeros(0, int)
+        within[run, kind] = cosines, clusters
         baseline = random_baseline(len(rows), None, d_in, config.seed)[0] if len(rows) > 1 else math.nan
-        add("within", run, run, kind, "a_to_a", (cosines,), baseline, len(rows), len(rows))
+        add("within", run, run, kind, "a_to_a", (cosines,), (clusters,), baseline, len(rows), len(rows))
         if kind == ("decoder", "alive") and len(cosines):
             keep("within", run, run, "a_to_a", np.flatnonzero(dictionaries[run].alive), cosines)
 
     for comparison, run_a, run_b in _pairs(runs, selected):
         for kind in kinds:
             a, b = dictionaries[run_a].rows(*kind), dictionaries[run_b].rows(*kind)
-            forward, backward = (_known(t) for t in nearest_cosine(a, b))
+            found = nearest(a, b)
+            forward, backward = (_known(t) for t in found[:2])
+            clusters = tuple(t.numpy() for t in found[2:])
             base = random_baseline(len(a), len(b), d_in, config.seed) if len(a) and len(b) else (math.nan, math.nan)
-            add(comparison, run_a, run_b, kind, "a_to_b", (forward,), base[0], len(a), len(b))
-            add(comparison, run_a, run_b, kind, "b_to_a", (backward,), base[1], len(a), len(b))
-            add(comparison, run_a, run_b, kind, "both", (forward, backward), sum(base) / 2, len(a), len(b))
+            add(comparison, run_a, run_b, kind, "a_to_b", (forward,), clusters[:1], base[0], len(a), len(b))
+            add(comparison, run_a, run_b, kind, "b_to_a", (backward,), clusters[1:], base[1], len(a), len(b))
+            add(comparison, run_a, run_b, kind, "both", (forward, backward), clusters, sum(base) / 2, len(a), len(b))
             shown = comparison == "cross_seed" or {run_a, run_b} <= set(selected or ())
             if shown and kind == ("decoder", "alive") and len(forward) and len(backward):
                 keep(comparison, run_a, run_b, "a_to_b", np.flatnonzero(dictionaries[run_a].alive), forward)
                 keep(comparison, run_a, run_b, "b_to_a", np.flatnonzero(dictionaries[run_b].alive), backward)
             if comparison == "cross_objective":
-                one, two = within[run_a, kind], within[run_b, kind]
-                add("within_difference", run_a, run_b, kind, "a_to_a", (one, two), 0.0, len(one), len(two))
-    return pd.DataFrame(records), pd.concat(nearest, ignore_index=True) if nearest else pd.DataFrame()
+                (one, of_one), (two, of_two) = within[run_a, kind], within[run_b, kind]
+                samples, clusters = (one, two), (of_one, of_two)
+                add("within_difference", run_a, run_b, kind, "a_to_a", samples, clusters, 0.0, len(one), len(two))
+    table = pd.concat([pd.DataFrame(records), _to_local(runs, dictionaries)], ignore_index=True)
+    return table, pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+
+
+def _to_local(runs: pd.DataFrame, dictionaries: dict[str, Dictionary]) -> pd.DataFrame:
+    """Rows `to_local` of table `geometry`; none of runs that are no curve, of two or more."""
+    records = []
+    for _, alike in runs.groupby(["architecture", "seed"], sort=False):
+        curves = {objective: sweep(alike, objective, alike["seed"].iloc[0]) for objective in dict.fromkeys(alike["objective"])}
+        curves = {objective: list(curve["run"]) for objective, curve in curves.items() if len(curve) > 1}
+        local = curves.pop("local", [])
+        for a, b in itertools.product(itertools.chain(*curves.values()), local):
+            rows = [dictionaries[run].rows("decoder", "alive") for run in (a, b)]
+            value = nearest_cosine(*rows)[0].double().mean().item() if all(map(len, rows)) else math.nan
+            of = {"comparison": "to_local", "run_a": a, "run_b": b, "directions": "decoder", "features": "alive"}
+            sizes = {"n_a": len(rows[0]), "n_b": len(rows[1]), "n_resamples": 0}
+            values = {**named((value, math.nan, math.nan)), "random_baseline": math.nan}
+            records.append({**of, "direction": "a_to_b", **values, **sizes, "resampled": "none"})
+    return pd.DataFrame(records)
 
 
 def match(
@@ -230,10 +284,11 @@ def _over_seed_pairs(runs: pd.DataFrame, matching: pd.DataFrame, table: pd.DataF
     return pd.DataFrame(records)
 
 
-def _mean_of_both(samples, config: GeometryConfig, purpose: str) -> tuple[float, float, float]:
+def _mean_of_both(samples, clusters, config: GeometryConfig, purpose: str) -> tuple[float, float, float]:
     """Mean of the two directional means. The directions share their matrix, so their bounds are averaged: an interval that
     holds however strongly they depend on each other."""
-    forward, backward = (mean_interval((sample,), config, f"{purpose}/{number}") for number, sample in enumerate(samples))
+    parts = enumerate(zip(samples, clusters, strict=True))
+    forward, backward = (mean_interval((one,), config, f"{purpose}/{number}", (of_one,)) for number, (one, of_one) in parts)
     return tuple((one + other) / 2 for one, other in zip(forward, backward, strict=True))
 
 

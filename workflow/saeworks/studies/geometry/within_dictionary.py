@@ -10,9 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, colour, cosine_axis, histogram, kind_panels, legend, only_message, say
-from ..reading import kind_name, read_selection
+from ..plot import (
+    GREY,
+    NARROW,
+    POSITIVE,
+    colour,
+    cosine_axis,
+    histogram,
+    kind_panels,
+    legend,
+    only_message,
+    positive_control,
+    say,
+)
+from ..reading import alike, kind_name, of_kind, read_selection
 from ..tables import read_table
+from .cross_seed import of_seeds
 from .settings import WithinDictionaryFigure
 
 _GEOMETRY = ["comparison", "run_a", "directions", "features", "value", "ci_low", "ci_high", "random_baseline"]
@@ -21,7 +34,8 @@ _GEOMETRY = ["comparison", "run_a", "directions", "features", "value", "ci_low",
 def draw(tables: Path, config: WithinDictionaryFigure) -> Figure:
     """Per hook point one panel per objective and architecture: the alive decoder features of the selected run.
 
-    The interval in a title is the table's: a bootstrap over the features of that one dictionary.
+    The interval in a title is the table's: a bootstrap over clusters of features of that one dictionary. Where a kind was trained in
+    several seeds, a line is the mean nearest cosine across them, of runs of any sparsity.
     """
     selected = read_selection(tables)
     nearest = read_table(tables, "nearest", ["comparison", "run_a", "cosine"])
@@ -34,15 +48,19 @@ def draw(tables: Path, config: WithinDictionaryFigure) -> Figure:
         return only_message(config, "No runs were selected at similar CE increase.")
     x_label = "Cosine" if config.width < NARROW else "Cosine with nearest"
     figure, placed = kind_panels(config, selected, x_label, "Fraction of features")
+    across = of_seeds(tables)
     chosen = selected.set_index(["hook_point", "objective", "architecture"])["run"]
     for kind, panel in placed.items():
         name = kind_name(*kind[1:], selected, joint="\n")
         features, mean = (frame[frame["run_a"] == chosen[kind]] for frame in (nearest, means))
         _panel(panel, name, colour(config, kind[1]), features, mean, config.bins)
+        positive_control(panel, of_kind(across, *kind)["value"])
     entries = [
         Line2D([], [], color="black", linestyle="--", label="mean"),
         Line2D([], [], color=GREY, linestyle=":", label="random directions"),
     ]
+    if len(alike(selected, across)):
+        entries.append(Line2D([], [], **POSITIVE, label="mean with another seed's"))
     legend(figure, entries)
     return figure
 

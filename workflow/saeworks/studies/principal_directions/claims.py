@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..claim import Claim, chosen_runs
+from ..claim import Claim, chosen_runs, rounded
 from ..paper import BRAUN
 from ..tables import read_table
 
@@ -18,20 +18,22 @@ _OUTLIER = 1.0  # least gap of position 0, over the range of the other tokens, t
 def claims(hook_point: str, tables: Path) -> list[Claim]:
     """What the first principal direction is, how e2e+ds passes it on, and what it matters.
 
-    The paper's direction is that of an outlier at position 0; where there is none, nothing that it claims of it can be tested.
+    The paper's direction is that of an outlier at position 0; where there is none, nothing that it claims can be tested.
     """
     histogram = read_table(tables, "pca_histogram", ["hook_point", "tokens", "low", "high", "count"])
     correlation = read_table(tables, "pca_correlation", ["run", "direction", "positions", "r"])
     ablation = read_table(tables, "pca_ablation", ["hook_point", "direction", "kl_reverse"])
     runs = chosen_runs(tables, hook_point).set_index("objective")["run"]
     outlier = _outlier(hook_point, histogram[(histogram["hook_point"] == hook_point) & (histogram["count"] > 0)])
-    others = [
+    found = [
+        outlier,
         *_passing_on(hook_point, correlation[correlation["direction"] == 0], runs),
         _ablation(hook_point, ablation[ablation["hook_point"] == hook_point].set_index("direction")["kl_reverse"]),
     ]
-    if not outlier.ours > _OUTLIER:
-        others = [claim.untested(f"no outlier at position 0; {claim.note}", claim.ours) for claim in others]
-    return [outlier, *others]
+    if rounded(outlier.ours)[0] > _OUTLIER:
+        return found
+    why = "whether there is an outlier at position 0 was not measured" if np.isnan(outlier.ours) else "no outlier at position 0"
+    return [claim.untested(f"{why}; {claim.note}", claim.ours) for claim in found]
 
 
 def _outlier(hook_point: str, histogram: pd.DataFrame) -> Claim:

@@ -16,7 +16,7 @@ _PANELS = {"rest": "positions > 0", "first": "position 0"}
 
 
 def draw(tables: Path, config: PcaCorrelationFigure) -> Figure:
-    """One row of two panels per hook point: Pearson's r by direction at positions > 0 (left) and at position 0 (right)."""
+    """One row of panels per hook point: Pearson's r by direction at positions > 0 and, where it is defined, at position 0."""
     measured = read_table(tables, "pca_correlation", ["hook_point", "run", "direction", "positions", "r"])
     selected = read_selection(tables)
     selected = selected[selected["run"].isin(measured["run"])]
@@ -25,14 +25,18 @@ def draw(tables: Path, config: PcaCorrelationFigure) -> Figure:
     selected, looks = named_kinds(config, selected)
     measured = measured.merge(selected[["run", "kind"]], on="run").sort_values("direction")
     hooks = hook_points(selected)
-    figure, axes = panels(config, len(hooks), 2, sharex="row", sharey="row")
+    varying = set(measured.dropna(subset="r")["positions"])  # every row may begin with the same token
+    shown = {positions: title for positions, title in _PANELS.items() if positions in varying}
+    if not shown:
+        return only_message(config, "The activations do not vary along the principal directions.")
+    figure, axes = panels(config, len(hooks), len(shown), sharex="row", sharey="row")
     for row, hook_point in zip(axes, hooks, strict=True):
-        for panel, (positions, title) in zip(row, _PANELS.items(), strict=True):
+        for panel, (positions, title) in zip(row, shown.items(), strict=True):
             here = measured[(measured["positions"] == positions) & (measured["hook_point"] == hook_point)]
             pieces = here["r"].isna().groupby(here["kind"]).cumsum()  # between undefined ones, where a line has a gap
             lines(panel, here.assign(piece=pieces), "direction", "r", looks, markersize=3, units="piece")
             if here["r"].isna().all():
-                say(panel, "the activations do not vary here: every row begins with the same token")
+                say(panel, "the activations do not vary here")
             panel.set_title(title)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             panel.set_xlabel("Principal direction")

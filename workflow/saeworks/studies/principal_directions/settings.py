@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from ...config.base import Frozen, Seed
-from ...config.figures import FigureStyle
+from ...config.figures import FigureStyle, Scale
 from ...config.names import Color
 
 
@@ -39,7 +39,7 @@ class PcaComponentsFigure(FigureStyle):
     colors: dict[Literal["position 0", "end of text", "other"], Color] = Field(
         default={"position 0": "#D55E00", "end of text": "#009E73", "other": "#0072B2"}, description="Colour per kind of token."
     )
-    y_scale: Literal["linear", "log"] = Field("log", description="Scale of the axis of token shares.")
+    y_scale: Scale = Field("log", description="Scale of the axis of token shares.")
 
 
 class PcaCorrelationFigure(FigureStyle):
@@ -59,4 +59,4 @@ class PcaAblationFigure(FigureStyle):
         default={"kl": "#0072B2", "kl_reverse": "#D55E00"},
         description="Colour of KL(clean ‖ ablated) and of its reverse, KL(ablated ‖ clean).",
     )
-    y_scale: Literal["linear", "log"] = Field("linear", description="Scale of the KL axis.")
+    y_scale: Scale = Field("linear", description="Scale of the KL axis.")

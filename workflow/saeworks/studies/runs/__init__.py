@@ -35,7 +35,7 @@ STUDY = Study(
                 "lr": Column("learning rate"),
                 "reconstruction_coeff": Column("weight of the reconstruction error at the SAE"),
                 "downstream": Column("what is reconstructed downstream: `all`, `next N` or hook points; empty: nothing"),
-                "start_from": Column("run that a `finetune` run continues; missing for others"),
+                "start_from": Column("run that this one continues; missing where it starts anew"),
                 "grad_norm": Column("mean norm of the gradient before clipping, over logged steps after the warm-up"),
                 "family_but_lr": Column("equal for runs that differ in nothing but learning rate, seed, sparsity and hook point"),
                 "family_but_d_sae": Column("likewise, but for the size of the dictionary"),
@@ -47,9 +47,7 @@ STUDY = Study(
         "selection": Table(
             "For each criterion and hook point one run of each objective and architecture, as similar as the experiment allows.",
             {
-                "criterion": Column(
-                    "what the runs are similar in: `similar_ce`, `similar_l0`, `similar_alive`, or `replicated_ce` (of settings in three seeds)"
-                ),
+                "criterion": Column("what the runs are similar in: `similar_ce`, `similar_l0` or `similar_alive`"),
                 "hook_point": Column("where the SAEs sit"),
                 "objective": Column("training objective"),
                 "architecture": Column("architecture of the SAE"),

@@ -14,11 +14,9 @@ from ...config.recipes import SIZES, WITHOUT_TRACE, settings_without_effect
 from ...config.training import TrainingConfig
 from ...store.files import content_hash, read_json
 from ..place import Place
-from ..resampling import ENOUGH_SEEDS
 
 # What runs are chosen for being similar in: the metric behind each criterion.
 CRITERIA = {"similar_ce": "ce_increase", "similar_l0": "l0", "similar_alive": "alive_features"}
-REPLICATED = "replicated_ce"  # as `similar_ce`, among the settings that have enough seeds for an interval
 # What a sweep varies: the settings of `training` that differ between its runs.
 SWEPT = {
     "lr": ("lr",),
@@ -41,7 +39,7 @@ def run_record(run: str, folder: Path) -> dict:
 
     Runs with equal `settings` differ in nothing but their seed; those of one `family` in their seed, sparsity and hook point;
     those of one `family_but_lr` in their learning rate besides, and so on for every key of `SWEPT`. `downstream` says what is
-    reconstructed downstream (empty where nothing is), `start_from` names the run that a `finetune` run continues. `grad_norm` is
+    reconstructed downstream (empty where nothing is), `start_from` names the run that is continued. `grad_norm` is
     the mean norm of the gradient, before clipping, over the logged steps after the warm-up (NaN where there are none).
     """
     manifest, config = read_json(folder / "manifest.json"), read_json(folder / "cfg.json")
@@ -109,9 +107,7 @@ def select(runs: pd.DataFrame, fidelity: pd.DataFrame) -> pd.DataFrame:
     Candidates are the runs of the first family of their objective and architecture at the hook point, in the order of the
     experiment file, each setting at its lowest seed: further families, as sweeps have them, differ in more than sparsity. Of all
     combinations of one candidate each, the one with the smallest ratio between the largest and the smallest value of the
-    criterion's metric is taken. A run whose value is not above zero (its
-    CE does not increase) has no ratio and is left out there. `replicated_ce` is `similar_ce` among the settings of three seeds or more;
-    an experiment without such settings has no rows of it.
+    criterion's metric is taken. A run whose value is not above zero (its CE does not increase) has no ratio and is left out there.
     Columns: criterion, hook_point, objective, architecture, run, ce_increase (nats), and of the combination spread (largest minus
     smallest value, in the unit of the metric), value (this run's) and tolerance (largest over smallest value).
     """
@@ -120,12 +116,10 @@ def select(runs: pd.DataFrame, fidelity: pd.DataFrame) -> pd.DataFrame:
     table = runs.merge(metrics, left_on="run", right_index=True, how="left")
     first = table.groupby(["hook_point", "objective", "architecture"])["family"].transform("first")
     table = table[table["family"] == first]
-    of_settings = table.groupby(["hook_point", "settings"])["seed"]
-    table = table.assign(seeds=of_settings.transform("nunique"))[table["seed"] == of_settings.transform("min")]
+    table = table[table["seed"] == table.groupby(["hook_point", "settings"])["seed"].transform("min")]
     records = []
-    for criterion, metric in (CRITERIA | {REPLICATED: "ce_increase"}).items():
-        candidates = table[table["seeds"] >= ENOUGH_SEEDS] if criterion == REPLICATED else table
-        for _, here in candidates[candidates[metric] > 0].groupby("hook_point", sort=True):
+    for criterion, metric in CRITERIA.items():
+        for _, here in table[table[metric] > 0].groupby("hook_point", sort=True):
             low, high = _narrowest_range(here, metric)
             here = here[here[metric].between(low, high)].sort_values("run")
             chosen = here.groupby(["objective", "architecture"], sort=True).head(1).sort_values(["objective", "architecture"])

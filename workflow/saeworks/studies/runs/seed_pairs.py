@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plot import GREY, NARROW, OPEN, handles, interval, legend, lines, named_kinds, only_message, panels
+from ..plot import GREY, NARROW, OPEN, handles, interval, legend, lines, named_kinds, only_message, panels, place_name
 from ..reading import hook_points, read_metrics
 from ..resampling import ENOUGH_SEEDS
 from ..seeds import NO_SEEDS
@@ -31,7 +31,7 @@ def draw(tables: Path, config: SeedPairsFigure) -> Figure:
     figure, axes = panels(config, -(-len(hooks) // n_columns), n_columns)
     for panel, hook_point in zip(axes.flat, hooks, strict=False):
         two, several = (frame[frame["hook_point"] == hook_point] for frame in (pairs, more))
-        panel.set_title(hook_point)
+        panel.set_title(place_name(hook_point).replace("\n", ", "))
         panel.set_xlabel("L0 (features per token)")
         lines(panel, two, "l0", "ce_increase", looks, units="settings", markerfacecolor="white")
         lines(panel, several, "l0", "ce_increase", looks, **OPEN)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..claim import OF_PAPER, Claim, judged_on, of_one_architecture
 from ..curves import CurveRatio, ratio_of_curves
-from ..paper import BRAUN
+from ..paper import BRAUN, KARVONEN
 from ..reading import read_metrics
 from ..tables import read_table
 from .dictionary_sweep import SWEEP as DICTIONARY
@@ -122,14 +122,14 @@ def _finetuning(hook_point: str, tables: Path) -> list[Claim]:
         return []
     removed = {objective: _removed(runs, objective) for objective in ("finetune", "continued")}
     text = "share of local's CE increase that fine-tuning removes"
-    first = Claim(hook_point, text, "0.31 at 5 % of the tokens, 0.2 to 0.5 overall", "Karvonen 2025", 0.0, 0.31)
+    first = Claim(hook_point, text, "0.31 at 5 % of the tokens, 0.2 to 0.5 overall", KARVONEN, 0.0, 0.31)
     if removed["finetune"].empty:
         return [first.untested("no fine-tuned run and the local run that it continues were evaluated")]
     found = [_of_shares(first, removed["finetune"], removed["finetune"]["removed"])]
     if len(removed["continued"]):
         both = removed["finetune"].merge(removed["continued"], on=["start", "n_tokens"], suffixes=("", "_continued"))
         text = "the same, less the share that as many more tokens of the local objective remove"
-        second = Claim(hook_point, text, "above 0 (no value given)", "Karvonen 2025", 0.0, math.inf)
+        second = Claim(hook_point, text, "above 0 (no value given)", KARVONEN, 0.0, math.inf)
         differences = both["removed"] - both["removed_continued"]
         found.append(
             _of_shares(second, both, differences)

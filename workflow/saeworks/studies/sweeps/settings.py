@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import Field
 
-from ...config.figures import FigureStyle, vary
+from ...config.figures import FigureStyle, Scale, vary
+from ...config.objectives import OBJECTIVES
 from ...config.training import RunSpec
 
 
@@ -41,7 +41,7 @@ class SamplesSweepFigure(FigureStyle):
 
     @classmethod
     def applies(cls, runs: Sequence[RunSpec]) -> bool:
-        return vary([run for run in runs if run.objective != "finetune"], "training.n_tokens")
+        return vary([run for run in runs if not OBJECTIVES[run.objective].starts_from_run], "training.n_tokens")
 
 
 class DownstreamAblationFigure(FigureStyle):
@@ -50,7 +50,7 @@ class DownstreamAblationFigure(FigureStyle):
     label = "Downstream layers"
     reads = ("runs", "fidelity")
 
-    y_scale: Literal["linear", "log"] = Field("log", description="Scale of the error axis.")
+    y_scale: Scale = Field("log", description="Scale of the error axis.")
 
     @classmethod
     def applies(cls, runs: Sequence[RunSpec]) -> bool:

@@ -115,7 +115,7 @@ def read_sweep(tables: Path, sweep: Sweep, metrics: list[str]) -> list[pd.DataFr
     """Groups of the sweep, with one column per metric; runs that lack one are left out.
 
     Raises:
-        UserError: the table of runs is unfit.
+        UserError: the table of runs cannot be read.
     """
     read_table(tables, "runs", [sweep.column, f"family_but_{sweep.column}"])
     return sweep.groups(read_metrics(tables, metrics).dropna(subset=metrics))

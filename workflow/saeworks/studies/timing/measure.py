@@ -32,7 +32,7 @@ def job_record(path: Path) -> tuple[str, float]:
         seconds, cpu = float(record["s"]), float(record["cpu_time"])
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(
-            f"{path} is no benchmark record of Snakemake ({error}); delete it and the table `timing` beside it."
+            f"{path} is not a benchmark record of Snakemake ({error}); delete it and the table `timing` beside it."
         ) from None
     joint = any(path.parent.glob("together*.tsv")) or any(path.parent.parent.glob(f"{path.parent.name}_*/together*.tsv"))
     if joint and not cpu >= _LOADING_SECONDS:
