@@ -82,7 +82,7 @@ def test_the_readme_names_the_blocks_without_keys():
         ("model.source", "`hub`, `path` or `own`", "required"),
         ("model.processing.fold_ln", "true or false", "`true`"),
         ("experiment", "name (no spaces or slashes)", "required"),
-        ("runs.<name>.seeds", "non-empty list of whole numbers ≥ 0", "`[0]`"),
+        ("runs.<name>.seeds", "non-empty list of whole numbers ≥ 0, < 4,294,967,296", "`[0]`"),
         ("runs.<name>.training", "block of keys", "`{}`"),
     ],
 )

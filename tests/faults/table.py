@@ -678,7 +678,8 @@ TEXTS = [
     Fault("samples longer than the model's", lambda p: (p.set("corpus.context", 64), p.set("runs.topk.training.batch_tokens", 64)),
           job("corpus"), ("`corpus.context` is 64", "lower it"), lambda p: p.set("corpus.context", 32)),
     Fault("no files", _from_text(), why, ("`corpus.files`", "at least 1"), _from_text("texts/book.txt")),
-    Fault("no dataset at hand", lambda p: p.set("corpus", {"source": "hub", "name": "no/where", "n_tokens": 512, "eval_tokens": 128, "context": 16}),
+    Fault("no dataset at hand", lambda p: p.set("corpus", {"source": "hub", "name": "no/where", "n_tokens": 512, "eval_tokens": 128,
+          "context": 16}),
           job("corpus"), ("no/where", "hub"), _from_text("texts/book.txt")),
 ]  # fmt: skip
 
@@ -821,8 +822,8 @@ TRAINING = [
         "a loss that is not finite",
         lambda p: p.set("runs.local.training", _WILD),
         job(_TRAIN),
-        ("local-c0.5-s0", "lower `lr`"),
-        lambda p: p.set("runs.local.training.lr", 1e-3),
+        ("local-c0.5-s0", "lower `lp_p`"),
+        lambda p: p.set("runs.local.training", {"penalty": "lp", "lp_p": 1.0}),
     ),
     Fault("a run to start from that is gone",
           lambda p: (p.set("runs.tuned", {"objective": "finetune", "start_from": "local", "hook_points": [HOOK], "sparsity_coeffs": [0.5]}),
@@ -966,31 +967,39 @@ TENSORS = [
         for name in ("bias", "encoder.weight")
     ),
     other("compressed rows", saved("ae.pt", _DL | {"decoder.weight": torch.ones(6, 10).to_sparse_csr()}), "decoder.weight", "sparse", mend=_AE),
-    other("tensors in a tensor", saved("ae.pt", _DL | {"bias": torch.nested.nested_tensor([torch.ones(3), torch.ones(3)])}), "bias", "nested", mend=_AE),
+    other("tensors in a tensor", saved("ae.pt", _DL | {"bias": torch.nested.nested_tensor([torch.ones(3), torch.ones(3)])}), "bias", "nested",
+          mend=_AE),
     other("no inputs", saved("ae.pt", _linear(0, 10) | {"bias": torch.zeros(0)}), "encoder.weight", "rows and columns", mend=_AE),
     other("no features", saved("ae.pt", _linear(6, 0) | {"bias": torch.zeros(6)}), "encoder.weight", "rows and columns", mend=_AE),
     other("k without a value", saved("ae.pt", _DL_TOPK | {"k": torch.tensor(3, device="meta")}), "`k`", mend=_AE_TOPK),
     other("k that is sparse", saved("ae.pt", _DL_TOPK | {"k": torch.tensor([3]).to_sparse()}), "`k`", mend=_AE_TOPK),
     other("an e2e_sae decoder without values", saved("a.pt", _e2e(_BLOCK) | {f"{_BLOCK}.decoder.weight": torch.zeros(6, 10, device="meta")}),
           "decoder.weight", "empty", mend=saved("a.pt", _e2e(_BLOCK))),
-    other("an e2e_sae encoder with no rows", saved("a.pt", _e2e(_BLOCK) | {_E: torch.zeros(0, 6)}), "rows and columns", mend=saved("a.pt", _e2e(_BLOCK))),
-    other("sparsify without features", sparsify(lambda t: t.update({n: v[:0] for n, v in t.items() if n != "b_dec"})), "rows and columns", mend=sparsify()),
+    other("an e2e_sae encoder with no rows", saved("a.pt", _e2e(_BLOCK) | {_E: torch.zeros(0, 6)}), "rows and columns", mend=saved("a.pt",
+          _e2e(_BLOCK))),
+    other("sparsify without features", sparsify(lambda t: t.update({n: v[:0] for n, v in t.items() if n != "b_dec"})), "rows and columns",
+          mend=sparsify()),
     weights("complex numbers", made("b_enc", lambda v: v.to(torch.complex64)), _NPY, "b_enc", "complex64"),
-    weights("no features", lambda t: t.update(W_enc=t["W_enc"][:, :0], W_dec=t["W_dec"][:0], b_enc=t["b_enc"][:0]), _NPY, "W_enc|b_enc|W_dec", "shape"),
+    weights("no features", lambda t: t.update(W_enc=t["W_enc"][:, :0], W_dec=t["W_dec"][:0], b_enc=t["b_enc"][:0]), _NPY, "W_enc|b_enc|W_dec",
+          "shape"),
     weights("one layer too many", made("W_dec", lambda v: v[None]), _NPY, "W_dec", "shape"),
     cfg("d_in", d_in=0),
     cfg("d_sae", d_sae=0),
     cfg("d_sae", d_sae=float("inf")),
     cfg("activation_fn", mend=refetch, activation_fn="tanh-relu"),
     cfg("finetuning_scaling_factor", mend=refetch, finetuning_scaling_factor=True),
-    Fault("a hook point that the run is not of", nothing, hook_of(RELU, "nonsense"), ("'nonsense'", f"one of {HOOK}", "leave `hook_point` out"), nothing,
+    Fault("a hook point that the run is not of", nothing, hook_of(RELU, "nonsense"), ("'nonsense'", f"one of {HOOK}", "leave `hook_point` out"),
+          nothing,
           hook_of(RELU, HOOK)),
-    Fault("a hook point of a file that names none", _AE, hook_of("other", HOOK), ("ae.pt", "one SAE", "leave `hook_point` out"), nothing, hook_of("other", None)),
-    Fault("a run in a subfolder that is not there", nothing, hook_of(f"results/tiny/saes/{HOOK}", "topk-k9-s0"), ("'topk-k9-s0'", "topk-k4-s0"), nothing,
+    Fault("a hook point of a file that names none", _AE, hook_of("other", HOOK), ("ae.pt", "one SAE", "leave `hook_point` out"), nothing,
+          hook_of("other", None)),
+    Fault("a run in a subfolder that is not there", nothing, hook_of(f"results/tiny/saes/{HOOK}", "topk-k9-s0"), ("'topk-k9-s0'", "topk-k4-s0"),
+          nothing,
           hook_of(f"results/tiny/saes/{HOOK}", "topk-k4-s0")),
     *(
         Fault(f"a run at {path[:9]!r}", nothing, hook_of(path, None), (says,), nothing, hook_of(RELU, None))
-        for path, says in [("a\0b", "no SAE at"), ("a" * 300, "too long"), ("/dev/null", "no file of SAE weights"), (CONFIG, "no file of SAE weights")]
+        for path, says in [("a\0b", "no SAE at"), ("a" * 300, "too long"), ("/dev/null", "no file of SAE weights"), (CONFIG,
+              "no file of SAE weights")]
     ),
     Fault("a link to itself for the weights", _loop(f"{RELU}/{_NPY}"), export, (_NPY,), both(_unlink(f"{RELU}/{_NPY}"), FETCH)),
     Fault("a link to itself for cfg.json", _loop(f"{RELU}/cfg.json"), export, ("cfg.json",), both(_unlink(f"{RELU}/cfg.json"), FETCH)),
@@ -1014,17 +1023,22 @@ TEXTS += [
     text("true among token ids", "a.jsonl", '{"text": [1, true]}\n', "line 1"),
     text("a deep line", "a.jsonl", '{"text": ' + "[" * 100_000 + "\n", "line 1"),
     text("an xz of another kind inside", "a.txt.xz", b"\x1f\x8b\x08\x00" + b"x" * 50, "cannot be read"),
-    Fault("a link to itself for a text", both(_loop("texts/l.txt"), _from_text("texts/l.txt")), job("corpus"), ("l.txt", "does not exist|cannot be read"),
+    Fault("a link to itself for a text", both(_loop("texts/l.txt"), _from_text("texts/l.txt")), job("corpus"), ("l.txt",
+          "does not exist|cannot be read"),
           both(_unlink("texts/l.txt"), put("texts/l.txt", TEXT))),
     Fault("a device for a text", _from_text("/dev/zero"), job("corpus"), ("/dev/zero", "kind|no file"), _from_text("texts/book.txt")),
-    Fault("a name longer than any", _from_text(f"texts/{'a' * 300}.txt"), job("corpus"), ("does not exist|too long",), _from_text("texts/book.txt")),
+    Fault("a name longer than any", _from_text(f"texts/{'a' * 300}.txt"), job("corpus"), ("does not exist|too long",),
+          _from_text("texts/book.txt")),
 ]  # fmt: skip
 
 MODELS += [
-    local_model("NaN among the weights", _weights_of_model(lambda t: next(iter(t.values())).flatten().__setitem__(0, float("nan"))), "model", "not finite"),
-    local_model("infinity among the weights", _weights_of_model(lambda t: list(t.values())[-1].view(-1).__setitem__(0, float("inf"))), "model", "not finite"),
+    local_model("NaN among the weights", _weights_of_model(lambda t: next(iter(t.values())).flatten().__setitem__(0, float("nan"))), "model",
+          "not finite"),
+    local_model("infinity among the weights", _weights_of_model(lambda t: list(t.values())[-1].view(-1).__setitem__(0, float("inf"))), "model",
+          "not finite"),
     local_model("weights that overflow", _weights_of_model(_all(lambda v: v * 1e30)), "model", "not finite|overflow"),
-    local_model("weights that are a folder", both(model_file("model.safetensors", None), lambda p: (p / "model/model.safetensors").mkdir()), "model"),
+    local_model("weights that are a folder", both(model_file("model.safetensors", None), lambda p: (p / "model/model.safetensors").mkdir()),
+          "model"),
     local_model("no heads", lambda p: p.edit_json("model/config.json", n_head=0), "model"),
     local_model("heads that do not divide the width", lambda p: p.edit_json("model/config.json", n_head=7), "model"),
     local_model("a width in words", lambda p: p.edit_json("model/config.json", n_embd="wide"), "model"),
@@ -1038,15 +1052,18 @@ KEYS += [
     *(
         key(name, bad, f"`{name}", says, mend=good)
         for name, bad, says, good in [
-            ("corpus.seed", 2**32, "less than", 1), ("studies.umap.seed", -1, "greater than", 1), ("studies.errors.n_draws", 10**9, "less than", 100),
+            ("corpus.seed", 2**32, "less than", 1), ("studies.umap.seed", -1, "greater than", 1), ("studies.errors.n_draws", 10**9, "less than",
+                  100),
             ("studies.errors.logits_mb", 10**9, "less than", 64), ("figures.errors_table.decimals", 400, "less than", 3),
             ("figures.errors_histogram.bins", 10**9, "less than", 20), ("training.log_every", 10**12, "less than", 10),
-            ("runs.local.seeds", [2**40], "less than", [1]), ("runs.topk.k", [10**9], "less than", [4]), ("activations.block_rows", 0, "greater than", 4),
+            ("runs.local.seeds", [2**40], "less than", [1]), ("runs.topk.k", [10**9], "less than", [4]), ("activations.block_rows", 0,
+                  "greater than", 4),
             ("training.lr", "1e-400", "greater than 0", 1e-3), ("training.lr", "1e-3.5", "number", 1e-3), ("training.d_sae", "0x20", "integer", 32),
             ("training.n_tokens", "1,000", "integer", 512), ("model.path", "", "character", "model"),
             ("model.path", "a\0b", "control", "model"), ("model.path", 5, "string", "model"), ("draw", "pareto", "list", ["pareto"]),
             ("runs.local.hook_points", [f"blocks.{'9' * 5000}.hook_resid_pre"], "hook", [HOOK]),
-            ("runs.local.hook_points", ["blocks.-1.hook_resid_pre"], "hook", [HOOK]), ("runs.local.hook_points", ["blocks.01.hook_resid_pre"], "hook", [HOOK]),
+            ("runs.local.hook_points", ["blocks.-1.hook_resid_pre"], "hook", [HOOK]), ("runs.local.hook_points", ["blocks.01.hook_resid_pre"],
+                  "hook", [HOOK]),
             ("runs.local.hook_points", [HOOK.upper()], "hook", [HOOK]), ("runs.local.sparsity_coeffs", [0.0], "greater than 0", [0.5]),
             ("runs.local.sparsity_coeffs", 0.5, "list", [0.5]), ("runs.local.seeds", [True], "true|number|integer", [1]),
         ]
@@ -1061,9 +1078,12 @@ KEYS += [
 ]  # fmt: skip
 
 FILES += [
-    raw("a timestamp for a seed", f"{_YAML}runs: {{a: {{objective: local, hook_points: [{HOOK}], sparsity_coeffs: [1], seeds: [2001-12-14]}}}}\n", "seeds"),
-    raw("a set for a list", f"{_YAML}runs: {{a: {{objective: local, hook_points: !!set {{{HOOK}}}, sparsity_coeffs: [1]}}}}\n", "hook_points` is a set", "write a list"),
-    raw("bytes for a list", f"{_YAML}runs: {{a: {{objective: local, hook_points: [{HOOK}], sparsity_coeffs: !!binary aGVsbG8=}}}}\n", "sparsity_coeffs"),
+    raw("a timestamp for a seed",
+          f"{_YAML}runs: {{a: {{objective: local, hook_points: [{HOOK}], sparsity_coeffs: [1], seeds: [2001-12-14]}}}}\n", "seeds"),
+    raw("a set for a list", f"{_YAML}runs: {{a: {{objective: local, hook_points: !!set {{{HOOK}}}, sparsity_coeffs: [1]}}}}\n",
+          "hook_points` is a set", "write a list"),
+    raw("bytes for a list", f"{_YAML}runs: {{a: {{objective: local, hook_points: [{HOOK}], sparsity_coeffs: !!binary aGVsbG8=}}}}\n",
+          "sparsity_coeffs"),
     raw("a block that holds itself", f"{_YAML}runs: &a {{a: *a}}\n", "runs|itself"),
     Fault("a link to itself", _loop(CONFIG), why, (CONFIG,), both(_unlink(CONFIG), Place.write_config)),
 ]  # fmt: skip
@@ -1074,16 +1094,15 @@ BETWEEN += [
     between("a cache without shards", "cache", "manifest.json", lambda p, n: _of_hook(p, n, shards=[]), _TRAIN, mend=_CACHE),
     between("a cache with a shard twice", "cache", "manifest.json", lambda p, n: _of_hook(p, n, twice=True), _TRAIN, mend=_CACHE),
     between("a cache of no rows in a shard", "cache", "manifest.json", lambda p, n: p.edit_json(n, rows_per_shard=0), _TRAIN, mend=_CACHE),
-    between("a cache of one row in a shard", "cache", "manifest.json", lambda p, n: p.edit_json(n, rows_per_shard=1), _TRAIN, mend=_CACHE),
     between("a cache without its shuffles", "cache", "manifest.json", lambda p, n: p.edit_json(n, orders={}), _TRAIN, mend=_CACHE),
-    between("a corpus of as many rows as there are atoms", "corpus", "manifest.json", lambda p, n: p.edit_json(n, train_rows=10**80), "activation_cache",
-            mend=_CORPUS),
+    between("a corpus of as many rows as there are atoms", "corpus", "train.npy",
+            lambda p, n: p.edit_json(n.replace("train.npy", "manifest.json"), train_rows=10**80), "activation_cache", mend=_CORPUS),
     between("rows that are a link to itself", "corpus", "train.npy", lambda p, n: _loop(n)(p), "activation_cache",
             mend=lambda p: ((p / f"{p.plan().corpus}/train.npy").unlink(), _CORPUS(p))),
     between("a prepared model of no layers", "model", "manifest.json",
             lambda p, n: p.edit_json(n, arch=json.loads((p / n).read_text())["arch"] | {"n_layers": 0}), "corpus", mend=_MODEL),
     between("a prepared model that is no engine", "model", "manifest.json", lambda p, n: p.edit_json(n, engine="steam"), "corpus", mend=_MODEL),
-    Fault("a file for the folder of all states", put("scratch", "x"), job(_TRAIN), ("scratch",), delete("scratch")),
+    Fault("a file for the folder of all states", both(delete("scratch"), put("scratch", "x")), job(_TRAIN), ("scratch",), delete("scratch")),
 ]  # fmt: skip
 
 
@@ -1096,18 +1115,23 @@ def _of_hook(place: Place, name: str, twice: bool = False, **changes: Any) -> No
     place.edit_json(name, hook_points=points)
 
 
+def _data_of_run(place: Place) -> dict[str, Any]:
+    return json.loads((place / RELU / "manifest.json").read_text())["data"]
+
+
 TABLES += [
-    Fault("numbers in words", _frame(_FIDELITY, lambda f: f.assign(ce="high", l0="low")), _SHOW, ("fidelity",), FETCH),
+    Fault("numbers in words", _frame(_FIDELITY, lambda f: f.assign(value="high")), _SHOW, ("fidelity",), FETCH),
     Fault("a table without rows", _frame(_RUNS_TABLE, lambda f: f[:0]), _SHOW, ("run",), FETCH),
     option("an experiment above", "runs ../tiny", "tiny", good="runs tiny"),
 ]  # fmt: skip
 
 SESSIONS += [
     of_session("a layer beyond the model", lambda p: p.edit_json(f"{RELU}/manifest.json", spec={"hook_point": "blocks.9.hook_resid_pre"}),
-               "blocks.9.hook_resid_pre|hook point", mend=FETCH),
-    of_session("settings that are none", lambda p: p.edit_json(f"{RELU}/manifest.json", data=json.loads((p / f"{RELU}/manifest.json").read_text())["data"]
-               | {"settings": {"dtype": "int8"}}), "dtype", mend=FETCH),
-    Fault("no such folder for the session", nothing, lambda p: saeworks.load_session(RELU, "nowhere") and None, ("nowhere/data/corpora", "corpus"), nothing,
+               "blocks.9.hook_resid_pre", "3 blocks", mend=refetch),
+    of_session("settings that are none", lambda p: p.edit_json(f"{RELU}/manifest.json", data=_data_of_run(p) | {"settings": {"dtype": "int8"}}),
+               "`activations.dtype` is 'int8'", "one of float32", mend=refetch),
+    Fault("no such folder for the session", nothing, lambda p: saeworks.load_session(RELU, "nowhere") and None, ("nowhere/data/corpora",
+          "corpus"), nothing,
           session),
 ]  # fmt: skip
 
@@ -1122,8 +1146,32 @@ PRETRAIN = [
         ("vocab_size", 0, "greater than", 300), ("n_layers", 2.5, "integer", 2), ("lr", -1, "greater than 0", 1e-3),
         ("dtype", "float16", "float32", "float32"), ("source", 3, "string", "a book"), ("steps", 3, "did you mean 'n_steps'", ...),
         ("weight_decay", float("nan"), "finite", 0.0),
-    ]
+        ("n_layers", 0, "greater than 0", 2), ("n_heads", 0, "greater than 0", 2), ("context", 1, "greater than", 16),
+        ("seed", 2**32, "less than", 1), ("n_steps", 10**12, "less than", 10),     ]
 ]  # fmt: skip
+
+_TEXT_OF_MODEL = {"train_text": "texts/book.txt", "val_text": "texts/book.txt", "source": "a book", "vocab_size": 300, "n_layers": 1, "d_model": 8,
+                  "n_heads": 2, "context": 16, "batch_rows": 4, "micro_rows": 4, "n_steps": 2, "warmup_steps": 1}  # fmt: skip
+
+
+def _pretrain(**changes: Any) -> Use:
+    spec = json.dumps(_TEXT_OF_MODEL | changes)
+    return saeworks_("pretrain", "--spec", spec, "--name", "mine", "--out", "data/models/mine", "--scratch", "scratch/mine")
+
+
+PRETRAIN += [
+    Fault(f"pretrain: {name}", put("texts/short.txt", "few"), _pretrain(**changes), says, nothing, _pretrain())
+    for name, changes, says in [
+        ("heads that do not divide the width", {"n_heads": 3}, ("`d_model` is 8", r"`n_heads` \(3\)", "change one")),
+        ("a text of less than a row", {"train_text": "texts/short.txt"}, ("`pretrain.train_text`", "short.txt", "add text")),
+        (
+            "a held-out text of less than a row",
+            {"val_text": "texts/short.txt"},
+            ("`pretrain.val_text`", "a row has 16", "add text"),
+        ),
+        ("no such text", {"val_text": "texts/no.txt"}, ("texts/no.txt", "does not exist", "correct")),
+    ]
+]
 
 FAULTS: dict[str, list[Fault]] = {
     "keys of the configuration": KEYS,

@@ -134,6 +134,7 @@ def test_a_new_folder_is_a_study(monkeypatch, tmp_path):
     ]
     row = ["a/r", "g", "a", 1, "local", "relu", "f", 1.0, None, 0, "m"]
     pd.DataFrame([row], columns=columns).to_parquet(tables / "runs.parquet")
+    pd.DataFrame({"layer": [-1, 8]}).to_parquet(tables / "fidelity.parquet")  # which every figure reads, for the number of layers
     experiment = {"experiment": "x", "model": {"source": "own", "name": "m"}, "studies": {"counts": {"least": 3}}}
     experiment["runs"] = {"g": {"objective": "local", "hook_points": ["blocks.1.hook_resid_pre"], "sparsity_coeffs": [1]}}
     code = f"""

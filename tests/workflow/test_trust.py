@@ -53,7 +53,7 @@ def test_a_job_that_fails_leaves_the_last_result(workplace, variant):
     output = snakemake(
         workplace, "--", "saes", config=variant(**{"runs.e2e.training": {"penalty": "lp", "lp_p": 100}}), check=False
     )
-    assert "lower `lr`" in output
+    assert "lower `lp_p` (now 100) to 1 or below" in output
     shutil.rmtree(workplace / "data" / "prepared")  # so that a measurement fails, too
     measure = tiny_plan(workplace).jobs[f"measure/fidelity/{_RUN}"].outputs[0]
     snakemake(workplace, "--forcerun", measure, "--", measure, check=False)

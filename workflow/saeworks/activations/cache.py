@@ -45,13 +45,18 @@ class _Identity(BaseModel):
     n_rows: PositiveInt
 
 
+class _Orders(BaseModel):
+    sequence_order: str
+    token_order: str
+
+
 class CacheManifest(BaseModel):
     """What must be in the manifest of a cache."""
 
     identity: _Identity
     dtype: Literal["float32", "float16", "bfloat16"]
     rows_per_shard: PositiveInt
-    orders: dict[Literal["sequence_order", "token_order"], str]
+    orders: _Orders
     hook_points: dict[str, _HookPoint]
 
 

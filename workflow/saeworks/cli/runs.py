@@ -56,6 +56,11 @@ def run_table(results: Path, experiment: str) -> pd.DataFrame:
             "or make it with `snakemake --cores all --configfile <its file in config/>`."
         )
     runs = read_table(tables, "runs", ["run", "objective", "architecture", "sparsity_coeff", "k", "seed"])
+    if runs.empty:
+        path = tables / "runs.parquet"
+        raise UserError(
+            f"table {path} has no rows; fetch it with `dvc pull --force {path}` if it is stored, else delete it and run snakemake."
+        )
     fidelity = read_table(tables, "fidelity", ["run", "metric", "layer", "positions", "value"])
     overall = fidelity[(fidelity["positions"] == "all") & (fidelity["layer"] == -1) & fidelity["metric"].isin(_METRICS)]
     metrics = overall.pivot(index="run", columns="metric", values="value").reindex(columns=list(_METRICS))

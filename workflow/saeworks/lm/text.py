@@ -47,12 +47,12 @@ def read_documents(paths: list[str] | tuple[str, ...], field: str = "text") -> I
 
 
 def check_texts(paths: list[str] | tuple[str, ...]) -> None:
-    """Refuse what `read_documents` reads, but differently from what its writer meant. Files that are missing are left to it.
+    """Refuse what `read_documents` reads, but differently from what its writer meant. What is no file is left to it.
 
     Raises:
         UserError: a file begins with a byte order mark, a .txt.xz file has the line ends of Windows, or a line of a .jsonl file has a key twice.
     """
-    for path in map(Path, paths):
+    for path in filter(Path.is_file, map(Path, paths)):
         opened = lzma.open if path.name.endswith(".txt.xz") else open
         with contextlib.suppress(lzma.LZMAError, OSError, EOFError), opened(path, "rb") as handle:
             begins = True

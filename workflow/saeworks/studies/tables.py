@@ -28,7 +28,7 @@ def read_table(tables: Path, name: str, columns: Sequence[str] = ()) -> pd.DataF
     """Read `<tables>/<name>.parquet` and check that it has `columns`.
 
     Raises:
-        UserError: the file is missing, unreadable or lacks a column.
+        UserError: the file is missing, unreadable, lacks a column, or has a `value` that is no number.
     """
     path = Path(tables) / f"{name}.parquet"
     mend = f"fetch it with `dvc pull --force {path}` if it is stored, else delete it and run snakemake, which makes it again"
@@ -44,6 +44,8 @@ def read_table(tables: Path, name: str, columns: Sequence[str] = ()) -> pd.DataF
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise UserError(f"table {path} has no column `{missing[0]}`; {mend}.")
+    if "value" in columns and not pd.api.types.is_numeric_dtype(frame["value"]):
+        raise UserError(f"table {path} has something else than numbers in its column `value`; {mend}.")
     return frame
 
 
