@@ -44,7 +44,7 @@ def read_table(tables: Path, name: str, columns: Sequence[str] = ()) -> pd.DataF
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise UserError(f"table {path} has no column `{missing[0]}`; {mend}.")
-    if "value" in columns and not pd.api.types.is_numeric_dtype(frame["value"]):
+    if "value" in columns and len(frame) and not pd.api.types.is_numeric_dtype(frame["value"]):
         raise UserError(f"table {path} has something else than numbers in its column `value`; {mend}.")
     return frame
 
