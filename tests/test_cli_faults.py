@@ -59,7 +59,7 @@ MISTAKES = [
     ("agreement-data --out simple.json", "no template is published as 'simple.json' (did you mean 'simple_train.json'?); "),
     ("figure paretto --spec {} --tables t --out o", "there is no figure 'paretto' (did you mean 'pareto'?); there are "),
     ("figure pareto --spec 5 --tables t --out o", "configuration block `figures.pareto` is 5; it must be a block of keys"),
-    ("figure pareto --spec {} --tables t --out o", "table t/fidelity.parquet is missing; "),
+    ("figure pareto --spec {} --tables t --out o", "table t/runs.parquet is missing; "),
     (
         "notebook --name bruan2024 --tables t --figures f --experiment e --out-ipynb i --out-html h",
         "there is no notebook 'bruan2024' (did you mean 'braun2024' or 'gurnee2024'?); there are braun2024, gurnee2024",

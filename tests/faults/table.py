@@ -970,7 +970,7 @@ TENSORS = [
     other("tensors in a tensor", saved("ae.pt", _DL | {"bias": torch.nested.nested_tensor([torch.ones(3), torch.ones(3)])}), "bias", "nested",
           mend=_AE),
     other("no inputs", saved("ae.pt", _linear(0, 10) | {"bias": torch.zeros(0)}), "encoder.weight", "rows and columns", mend=_AE),
-    other("no features", saved("ae.pt", _linear(6, 0) | {"bias": torch.zeros(6)}), "encoder.weight", "rows and columns", mend=_AE),
+    other("no features in a dictionary", saved("ae.pt", _linear(6, 0) | {"bias": torch.zeros(6)}), "encoder.weight", "rows and columns", mend=_AE),
     other("k without a value", saved("ae.pt", _DL_TOPK | {"k": torch.tensor(3, device="meta")}), "`k`", mend=_AE_TOPK),
     other("k that is sparse", saved("ae.pt", _DL_TOPK | {"k": torch.tensor([3]).to_sparse()}), "`k`", mend=_AE_TOPK),
     other("an e2e_sae decoder without values", saved("a.pt", _e2e(_BLOCK) | {f"{_BLOCK}.decoder.weight": torch.zeros(6, 10, device="meta")}),
@@ -998,8 +998,8 @@ TENSORS = [
           hook_of(f"results/tiny/saes/{HOOK}", "topk-k4-s0")),
     *(
         Fault(f"a run at {path[:9]!r}", nothing, hook_of(path, None), (says,), nothing, hook_of(RELU, None))
-        for path, says in [("a\0b", "no SAE at"), ("a" * 300, "too long"), ("/dev/null", "no file of SAE weights"), (CONFIG,
-              "no file of SAE weights")]
+        for path, says in [("a\0b", "no SAE at"), ("a" * 300, "too long"), ("/dev/null", "not a file of SAE weights"), (CONFIG,
+              "not a file of SAE weights")]
     ),
     Fault("a link to itself for the weights", _loop(f"{RELU}/{_NPY}"), export, (_NPY,), both(_unlink(f"{RELU}/{_NPY}"), FETCH)),
     Fault("a link to itself for cfg.json", _loop(f"{RELU}/cfg.json"), export, ("cfg.json",), both(_unlink(f"{RELU}/cfg.json"), FETCH)),
