@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -1018,6 +1019,13 @@ TENSORS = [
     ),
     Fault("a link to itself for the weights", _loop(f"{RELU}/{_NPY}"), export, (_NPY,), both(_unlink(f"{RELU}/{_NPY}"), FETCH)),
     Fault("a link to itself for cfg.json", _loop(f"{RELU}/cfg.json"), export, ("cfg.json",), both(_unlink(f"{RELU}/cfg.json"), FETCH)),
+    *(
+        Fault(f"a pipe for {name}", both(delete(f"{RELU}/{name}"), lambda p, n=name: os.mkfifo(p / RELU / n)), export,
+              (f"{name} is not a regular file", "fetch it again"), both(_unlink(f"{RELU}/{name}"), FETCH))
+        for name in ("cfg.json", _NPY)
+    ),
+    other("a pipe for the weights", lambda p: (_AE(p), p.delete("other/ae.pt"), os.mkfifo(p / "other/ae.pt")),
+          "other/ae.pt is not a regular file", mend=both(_unlink("other/ae.pt"), _AE)),
     Fault("an export over the run itself", nothing, saeworks_("export", RELU, "--to", "saelens", "--out", RELU), ("--out", RELU), nothing, export),
     Fault("an export to a file", put("exported", "x"), export, ("exported",), delete("exported")),
 ]  # fmt: skip

@@ -93,7 +93,15 @@ def load(path: Path, device: str = "cpu", hook_point: str | None = None) -> SAE:
     return _load_state_dict(path, hook_point).to(device)
 
 
+def _check_regular(path: Path) -> None:
+    """Refuse a pipe or a device, from which reading may never end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file; {refetch(path.parent)}.")
+
+
 def _load_folder(folder: Path, hook_point: str | None) -> SAE:
+    for name in ("cfg.json", *_MARKERS):
+        _check_regular(folder / name)
     if (folder / "ae.pt").exists():
         return _load_state_dict(folder / "ae.pt", hook_point)
     if (folder / "sae_weights.safetensors").exists():
@@ -203,6 +211,8 @@ def save_sparsify(sae: SAE, folder: Path, notes: dict[str, Any]) -> None:
 
 
 def _load_state_dict(path: Path, hook_point: str | None) -> SAE:
+    for read in (path, path.with_name("config.json")):
+        _check_regular(read)
     tensors = read_tensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     several = {match[1] for key in tensors if (match := re.fullmatch(r"(?:saes\.)?([^.]+)\.encoder\.0\.weight", key))}
     if several:
