@@ -167,7 +167,9 @@ def shares_at_equal_alive(here: pd.DataFrame, above: str, below: str) -> dict[st
 def of_one_family(runs: pd.DataFrame) -> pd.DataFrame:
     """`runs` of one hook point without those of other families than the most frequent of their objective."""
     counts = runs.groupby(["objective", "family"], sort=False)["run"].transform("size")
-    chosen = runs.assign(counts=counts).sort_values("counts", ascending=False, kind="stable").groupby("objective")["family"].first()
+    chosen = (
+        runs.assign(counts=counts).sort_values("counts", ascending=False, kind="stable").groupby("objective")["family"].first()
+    )
     return runs[runs["family"] == runs["objective"].map(chosen)]
 
 

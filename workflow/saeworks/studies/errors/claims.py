@@ -27,7 +27,10 @@ _LOCAL, _E2E, _E2E_DS = (ERRORS_KL[name] for name in ("local (Bloom)", "e2e (Bra
 _DENSEST = ERRORS_KL["densest local (Braun)"][1] / ERRORS_KL["densest local (Braun)"][3]
 _SPARSER = ERRORS_KL["local (Braun)"][1] / ERRORS_KL["local (Braun)"][3]
 _AT_LENGTHS = {11: 0.039, 21: 0.184}  # KL of the error of "local (Braun)", rescaled to a length
-_EPSILON = (22.5, ERRORS_KL["local (Braun)"][3])  # mean length of its error, and KL of random directions at the error's own length
+_EPSILON = (
+    22.5,
+    ERRORS_KL["local (Braun)"][3],
+)  # mean length of its error, and KL of random directions at the error's own length
 
 
 def claims(hook_point: str, tables: Path) -> list[Claim]:
