@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import reprlib
 import typing
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 import yaml
 from tests.each import each
+from tests.tiny_pipeline import tiny_decoder
 
 from saeworks.config.architectures import ARCHITECTURES
 from saeworks.config.base import parse, read_config
 from saeworks.config.experiment import Experiment, PretrainExperiment, check_model, parse_experiment
 from saeworks.config.recipes import PRESETS
 from saeworks.config.training import Preset, RunSpec, TrainingConfig
+from saeworks.lm.several import in_order
 from saeworks.store.errors import UserError
 
 _SMALL = {
@@ -335,7 +338,8 @@ _FAULTS = [
     ),
     (
         "runs/pair", _PAIR | {"hook_points": [_HOOK, "blocks.2.hook_mlp_out"]},
-        "`runs.pair.spliced` is `together`, but its hook points are not in the order of the model; list them so.",
+        "`runs.pair.spliced` is `together`, but its hook points are not in the order of the model; list them so: blocks.2.hook_mlp_out, "
+        f"{_HOOK}.",
     ),
     *(
         (
@@ -348,8 +352,8 @@ _FAULTS = [
         "runs/pair",
         {key: value for key, value in _PAIR.items() if key != "sparsity_coeffs"}
         | {"k": [4], "training": {"architecture": "matryoshka_batch_topk"}},
-        "`runs.pair.spliced` is `together`, which SAEs of architecture `matryoshka_batch_topk`, whose prefixes are trained each for itself, "
-        "cannot be; choose another.",
+        "SAEs of architecture `matryoshka_batch_topk` cannot be trained together, because each prefix has an output of its own; choose another "
+        "`architecture`, or remove `runs.pair.spliced`.",
     ),
     (
         "runs/local/sparsity_factors", {"blocks.2.hook_resid_pre": 2},
@@ -367,6 +371,25 @@ def test_a_fault_is_one_sentence_with_the_key_the_value_and_the_mend(path, value
     with pytest.raises(UserError) as caught:
         parse_experiment(_changed(path, value))
     assert str(caught.value) == sentence
+
+
+def test_a_set_is_read_if_a_model_can_have_it_in_that_order():
+    names = [
+        f"blocks.{block}.{hook}"
+        for block in (0, 1)
+        for hook in ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
+    ]
+    read = []
+    for pair in itertools.permutations(names, 2):
+        try:
+            in_order(pair, tiny_decoder(0).arch, "sets")
+        except UserError:
+            with pytest.raises(UserError, match=r"list them so: |are of one place in the model; keep one"):
+                parse_experiment(_changed("runs/pair", _PAIR | {"hook_points": list(pair)}))
+        else:
+            parse_experiment(_changed("runs/pair", _PAIR | {"hook_points": list(pair)}))
+            read.append(pair)
+    assert len(read) == 45 - 3  # of z and the attention's output of a block, and of one residual under two names, one
 
 
 @each("key", ["training", "model", "corpus", "runs", "figures"])

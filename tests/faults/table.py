@@ -230,6 +230,7 @@ KEYS = [
     key("runs.local.hook_points", HOOK, "`runs.local.hook_points`", "list", mend=[HOOK]),
 ]  # fmt: skip
 
+_SET = EXPERIMENT["runs"]["topk"] | {"spliced": "together"}
 TOGETHER = [
     key("runs.local.seeds", [0, 0], "`?local.seeds`", "twice", mend=[0, 1]),
     key("runs.local.sparsity_coeffs", [1, 1.0000000000001], "local", "1.0000000000001", mend=[1, 2]),
@@ -263,6 +264,20 @@ TOGETHER = [
         {"objective": "finetune", "start_from": "local", "hook_points": [HOOK], "sparsity_coeffs": [0.5], "training": {"d_sae": 8}},
         "`runs.tuned.training.d_sae`", "remove it",
         mend={"objective": "finetune", "start_from": "local", "hook_points": [HOOK], "sparsity_coeffs": [0.5]}),
+    *(
+        key("runs.topk", _SET | {"hook_points": bad}, "`runs.topk.spliced` is `together`", says, mend=_SET | {"hook_points": good})
+        for bad, says, good in [
+            (["blocks.1.hook_mlp_out", HOOK], f"not in the order of the model; list them so: {HOOK}, blocks.1.hook_mlp_out",
+             [HOOK, "blocks.1.hook_mlp_out"]),
+            (["blocks.0.hook_resid_post", HOOK], f"blocks.0.hook_resid_post and {HOOK} are of one place in the model; keep one",
+             ["blocks.0.hook_resid_post", "blocks.2.hook_resid_pre"]),
+        ]
+    ),
+    *(
+        key("runs.local", EXPERIMENT["runs"]["local"] | {"sparsity_coeffs": [λ], "sparsity_factors": {HOOK: factor}},
+            f"`runs.local.sparsity_factors.{HOOK}` is {factor:g}", f"λ of {bad}", mend=EXPERIMENT["runs"]["local"] | {"sparsity_factors": {HOOK: 2}})
+        for λ, factor, bad in [(1e8, 1e3, r"1e\+11"), (1e-200, 1e-200, "0 there")]
+    ),
     key("studies.fidelity.n_tokens", 129, "`studies.fidelity.n_tokens` is 129", "lower the first or raise the second", mend=128),
     Fault("downstream hook points and their number",
           lambda p: p.set("runs.local", {"objective": "e2e_ds", "hook_points": [HOOK], "sparsity_coeffs": [1],
@@ -1029,6 +1044,17 @@ TEXTS += [
     Fault("a device for a text", _from_text("/dev/zero"), job("corpus"), ("/dev/zero", "kind|no file"), _from_text("texts/book.txt")),
     Fault("a name longer than any", _from_text(f"texts/{'a' * 300}.txt"), job("corpus"), ("does not exist|too long",),
           _from_text("texts/book.txt")),
+    *(
+        Fault(f"to measure on: {name}",
+              both(put("texts/a.jsonl", content),
+                   setting(studies__texts={"files": {"own": "texts/a.jsonl"}, "text_tokens": 32}, draw=["texts_table"])),
+              job(f"measure/texts/{RELU.removeprefix('results/tiny/saes/')}"), says, put("texts/a.jsonl", _GOOD_TEXT[".jsonl"]))
+        for name, content, says in [
+            ("no document", "", ("texts/a.jsonl has no document", "add text", "`studies.texts.files.own`")),
+            ("token ids", _LINE * 2 + '{"text": [1, 2, 3]}\n', ("document 2 of texts/a.jsonl is a list of token ids", "put its text")),
+            ("a byte order mark", _BOM + _GOOD_TEXT[".jsonl"], ("texts/a.jsonl begins with a byte order mark", "without one")),
+        ]
+    ),
 ]  # fmt: skip
 
 MODELS += [
@@ -1159,10 +1185,17 @@ def _pretrain(**changes: Any) -> Use:
     return saeworks_("pretrain", "--spec", spec, "--name", "mine", "--out", "data/models/mine", "--scratch", "scratch/mine")
 
 
+_put_texts = both(put("texts/short.txt", "few"), put("texts/same.txt", "a" * 20_000))
 PRETRAIN += [
-    Fault(f"pretrain: {name}", put("texts/short.txt", "few"), _pretrain(**changes), says, nothing, _pretrain())
+    Fault(f"pretrain: {name}", _put_texts, _pretrain(**changes), says, nothing, _pretrain())
     for name, changes, says in [
         ("heads that do not divide the width", {"n_heads": 3}, ("`d_model` is 8", r"`n_heads` \(3\)", "change one")),
+        ("a long text of few tokens", {"train_text": "texts/same.txt"}, ("`pretrain.train_text`", "same.txt", "add text")),
+        (
+            "a text that is not plain",
+            {"val_text": "texts/book.jsonl"},
+            ("`pretrain.val_text` is texts/book.jsonl", "save the text"),
+        ),
         ("a text of less than a row", {"train_text": "texts/short.txt"}, ("`pretrain.train_text`", "short.txt", "add text")),
         (
             "a held-out text of less than a row",

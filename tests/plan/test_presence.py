@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -74,6 +75,10 @@ def test_who_only_looks_is_told_and_changes_nothing(start, tmp_path):
     process.kill()
     process.wait()
     before = sorted(tmp_path.rglob("*"))
+    (announced,) = (tmp_path / presence.FOLDER).iterdir()
+    with announced.open() as another:
+        fcntl.flock(another, fcntl.LOCK_SH)  # who looks at the same time
+        assert presence.were_left(folder, locks)
     assert presence.were_left(folder, locks) and sorted(tmp_path.rglob("*")) == before
     assert _take_over(tmp_path, locks) == [] and not presence.were_left(folder, locks)
 

@@ -196,7 +196,7 @@ def _log(folder: Path) -> list[dict]:
 
 
 def test_one_seed_gives_the_same_bytes_from_the_cache_and_the_stream_and_another_seed_others(together):
-    specs = _specs("e2e_ds", _PAIR, n_tokens=16 * 4 * CONTEXT)
+    specs = _specs("e2e_ds", _PAIR, n_tokens=16 * 4 * CONTEXT, decoder_bias_init="mean", statistics_tokens=100)
     first = _bytes(together(specs))
     assert _bytes(together(specs, "again")) == first
     assert _bytes(together(specs, "stream", _CONFIG.model_copy(update={"source": "stream"}))) == first
@@ -302,8 +302,21 @@ def test_a_wrong_set_is_one_sentence(together):
     for specs, sentence in (
         (pair[:1], r"run tiny-run trains together with those of its name at .*, and with no others; give one --spec for each"),
         ([pair[0], pair[1].model_copy(update={"name": "other"})], r"trains together with those of its name"),
-        (pair[::-1], r"`runs.tiny.hook_points` has blocks.1.hook_resid_pre after .* which does not depend on it"),
+        ([pair[0], pair[1].model_copy(update={"spliced": None})], r"trains together with those of its name"),
+        ([pair[0].model_copy(update={"spliced": None}), pair[1]], r"trains together with those of its name at blocks.1"),
+        (pair[::-1], r"`runs.tiny.hook_points` has blocks.1.hook_resid_pre after .* which does not change it"),
         ([pair[0], pair[1].model_copy(update={"sparsity_coeff": 1e39})], r"the loss of run tiny-run is nan with .* lower `lr`"),
     ):
         with pytest.raises(UserError, match=sentence):
             together(specs)
+    with pytest.raises(UserError, match=r"run tiny-run trains together with .*, blocks.2.hook_resid_pre; give all of them"):
+        train(pair[0], _CONFIG, *[Path("nowhere")] * 5)
+
+
+def test_too_little_memory_for_a_set_does_not_ask_for_fewer_runs(together, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(joint, "prepare", fail)
+    with pytest.raises(UserError, match=r"2 run\(s\) .* lower `batch_tokens` or `d_sae`\. The last"):
+        together(_specs("e2e", _PAIR))

@@ -889,7 +889,7 @@ def test_too_little_memory_is_one_sentence_that_says_what_was_needed(train, at_s
             train(run_spec())
     message = str(caught.value)
     assert message.startswith("out of memory: 1 run(s) of 24 features with batches of 48 tokens need about 48.6 KiB")
-    assert "lower `batch_tokens` or `d_sae`" in message and "\n" not in message
+    assert "lower `batch_tokens` or `d_sae`. The last" in message and "\n" not in message
     assert _bytes(train(run_spec())) == expected
 
 

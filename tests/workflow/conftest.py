@@ -62,7 +62,7 @@ def planned(output: str) -> dict[str, int]:
     """Jobs per rule that Snakemake runs, or would run, from what it printed."""
     if "Nothing to be done" in output:
         return {}
-    tables = re.findall(r"^job +count\n[- ]+\n((?:\w+ +\d+\n)+)", output, flags=re.MULTILINE)
+    tables = re.findall(r"^job +count\n[- ]+\n((?:\S+ +\d+\n)+)", output, flags=re.MULTILINE)
     assert tables, output
     jobs = {name: int(count) for name, count in (line.split() for line in tables[-1].splitlines())}
     return {name: count for name, count in jobs.items() if name not in ("total", "default", "all")}

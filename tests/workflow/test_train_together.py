@@ -16,7 +16,7 @@ import yaml
 from .conftest import HOOK, REPOSITORY, TINY, assert_same_results, planned, snakemake, tiny_plan
 
 pytestmark = pytest.mark.slow
-TOGETHER = "train_together_blocks_1_hook_resid_pre"
+TOGETHER = f"train_together_{HOOK}"
 
 
 def test_a_second_time_and_together_gives_the_same_bytes_and_records(finished, empty, variant):
@@ -85,7 +85,7 @@ def test_a_set_trains_in_one_job_and_each_of_its_runs_is_taken_from_there(empty,
     later = "blocks.2.hook_resid_pre"
     pair = {"objective": "e2e", "hook_points": [HOOK, later], "sparsity_coeffs": [0.01], "spliced": "together"}
     config = variant(runs={"pair": pair}, draw=["spliced_table", "wall_clock"], **{"studies.spliced": {"sets": [[HOOK, later]]}})
-    joint = "train_together_pair_c0_01_s0"
+    joint = "train_together_pair-c0.01-s0"
     jobs = planned(snakemake(empty, config=config))
     assert (jobs[joint], jobs["train"], jobs["measure_spliced"]) == (1, 2, 1)
     assert not [path for path in (empty / "scratch" / "tiny" / "together").rglob("*") if path.is_file()]

@@ -46,7 +46,7 @@ for together_at, together_runs in PLAN.trained_together.items():
 
     rule:
         name:
-            f"train_together_{together_at.translate(str.maketrans('.-+', '___'))}"
+            f"train_together_{together_at}"
         input:
             reads(f"together/{together_at}"),
         output:

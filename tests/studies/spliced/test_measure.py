@@ -83,7 +83,7 @@ def test_any_hook_points_can_be_set_together_and_ones_that_change_nothing_cost_n
 
 def test_a_set_in_another_order_is_one_sentence():
     for names in ([LATER, HOOK], [HOOK, HOOK]):
-        with pytest.raises(UserError, match=r"`sets.0` has .* which does not depend on it"):
+        with pytest.raises(UserError, match=r"`sets.0` has .* which does not change it"):
             in_order(names, tiny_decoder(0).arch, "sets.0")
 
 

@@ -48,7 +48,7 @@ def parse(model: type[Model], values: Any, where: str = "") -> Model:
         ) from None
 
 
-_LARGEST_WHOLE, _LARGEST = 10**15, 1e9  # of any number; keys whose size costs memory have smaller bounds of their own
+_LARGEST_WHOLE, LARGEST = 10**15, 1e9  # of any number; keys whose size costs memory have smaller bounds of their own
 _EXPONENT = re.compile(r"[+-]?[0-9][0-9_]*(\.[0-9_]*)?[eE][+-]?[0-9]{1,3}")
 
 
@@ -81,7 +81,7 @@ def _of_kinds(kinds: list[Any], value: Any, key: str) -> Any:
     number = float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value.strip()) else value
     if int in kinds and isinstance(number, float) and number.is_integer():
         number = int(number)
-    largest = _LARGEST_WHOLE if int in kinds else _LARGEST
+    largest = _LARGEST_WHOLE if int in kinds else LARGEST
     if isinstance(number, int | float) and abs(number) > largest and number not in (math.inf, -math.inf):
         raise UserError(
             f"configuration key `{key}` is {reprlib.repr(value)}, but no number may exceed {largest:g}; check its exponent."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from ..store.files import content_hash
 from ..studies import figures, studies
 from .activations import ActivationsConfig
 from .architectures import ARCHITECTURES
-from .base import Frozen, Seed, parse
+from .base import LARGEST, Frozen, Seed, parse
 from .corpus import CorpusConfig, SampledCorpus
 from .figures import FigureStyle, vary
 from .model import ModelConfig, model_label, model_sizes
@@ -150,6 +151,11 @@ class Experiment(Frozen):
                                 f"group `{group}` starts from run {hook_point}/{spec.start_from}, which is not among the runs before it; add "
                                 f"that hook point, sparsity and seed to group `{settings.start_from}`, and write the group first."
                             )
+                        if spec.sparsity_coeff is not None and not 0 < spec.sparsity_coeff <= LARGEST:
+                            raise UserError(
+                                f"`runs.{group}.sparsity_factors.{hook_point}` is {factors[hook_point]:g}, which makes a λ of {spec.sparsity_coeff:g} "
+                                f"there, but λ must be above 0 and at most {LARGEST:g}; correct it."
+                            )
                         specs[hook_point, spec.name] = spec
         if useless := self.training.model_fields_set - used - {"preset"}:
             raise UserError(f"`training.{min(useless)}` has no effect on any run of this experiment; remove it.")
@@ -247,19 +253,35 @@ def _check_together(group: str, settings: RunGroup, training: TrainingConfig) ->
     if settings.spliced == "alone":
         return
     where, objective = f"`runs.{group}.spliced` is `together`", OBJECTIVES[settings.objective]
-    blocks = [int(hook_point.split(".")[1]) for hook_point in settings.hook_points]
+    ordered = sorted(settings.hook_points, key=_place)
+    same = next((pair for pair in pairwise(ordered) if _place(pair[0]) == _place(pair[1])), ())
     faults = {
-        f"{where}, but the group has one hook point; list two at least, or remove it.": len(blocks) < 2,
-        f"{where}, but its hook points are not in the order of the model; list them so.": blocks != sorted(blocks),
+        f"{where}, but the group has one hook point; list two at least, or remove it.": len(ordered) < 2,
+        f"{where}, but its hook points {' and '.join(same)} are of one place in the model; keep one of them.": bool(same),
+        f"{where}, but its hook points are not in the order of the model; list them so: {', '.join(ordered)}.": settings.hook_points
+        != ordered,
         f"{where}, which objective `{settings.objective}` has no use for; choose "
         f"{' or '.join(f'`{name}`' for name, o in OBJECTIVES.items() if o.needs_model and not o.starts_from_run)}, or remove "
         "it.": not objective.needs_model or objective.starts_from_run,
-        f"{where}, which SAEs of architecture `{training.architecture}`, whose prefixes are trained each for itself, cannot be; choose "
-        "another.": ARCHITECTURES[training.architecture].nested,
+        f"SAEs of architecture `{training.architecture}` cannot be trained together, because each prefix has an output of its own; choose "
+        f"another `architecture`, or remove `runs.{group}.spliced`.": ARCHITECTURES[training.architecture].nested,
     }
     for sentence, wrong in faults.items():
         if wrong:
             raise UserError(sentence)
+
+
+_PLACES = {
+    "attn.hook_z": 1,
+    "hook_attn_out": 1,
+    "hook_mlp_out": 2,
+}  # in a block; the attention's output counts before and after W_O
+
+
+def _place(hook_point: str) -> tuple[int, int]:
+    """Where a value is in the order of the model. What a block leaves is what the next one reads."""
+    _, block, hook = hook_point.split(".", 2)
+    return int(block) + (hook == "hook_resid_post"), _PLACES.get(hook, 0)
 
 
 def _sparsities(group: str, settings: RunGroup, training: TrainingConfig, factor: float) -> list[tuple[str, dict[str, float]]]:

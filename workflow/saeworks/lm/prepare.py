@@ -60,7 +60,7 @@ def _check_weights(bridge: Any, location: str) -> None:
     for name, weight in bridge.named_parameters():
         if not weight.isfinite().all():
             raise UserError(
-                f"model {location} has a weight that is not finite ({name.replace('._original_component', '')}); put whole files of the model there."
+                f"weight {name.replace('._original_component', '')} of model {location} is not finite; use whole files, with `source: path`."
             )
 
 
@@ -134,10 +134,12 @@ def _largest_difference(bridge: Any, decoder: Decoder) -> float:
             reference = bridge(tokens)
         except Exception as error:  # of any kind, if the numbers in its configuration do not fit each other
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise UserError(f"model {bridge.cfg.model_name} cannot be run ({reason}); correct its config.json.") from error
+            raise UserError(
+                f"model {bridge.cfg.model_name} cannot be run ({reason}); correct its config.json, with `source: path`."
+            ) from error
         if not reference.isfinite().all():
             raise UserError(
-                f"model {bridge.cfg.model_name} overflows: its logits are not finite; put whole files of the model there."
+                f"model {bridge.cfg.model_name} overflows: its logits are not finite; use whole files, with `source: path`."
             )
         ours = decoder.forward(tokens)
     return (reference - ours).abs().max().item() / max(1.0, reference.abs().max().item())

@@ -240,20 +240,18 @@ It writes Victorian-sounding prose without sense. It is for studying methods, no
 """
 
 
-_SURELY_ENOUGH = 1000  # bytes for each token of a row
-
-
 def _check_texts(config: PretrainConfig) -> None:
-    """Refuse texts of less than one row before anything is trained on them.
+    """Refuse texts of another kind than the setting asks for, or of less than one row, before anything is trained on them.
 
     Raises:
         UserError: naming the key, or as `check_texts` and `read_documents`.
     """
     paths = {key: getattr(config, key) for key in ("train_text", "val_text")}
+    for key, path in paths.items():
+        if not path.endswith((".txt", ".txt.xz")):
+            raise UserError(f"`pretrain.{key}` is {path}, but must be a .txt or .txt.xz file; save the text as one.")
     check_texts([*paths.values()])
     documents = {key: list(read_documents([path])) for key, path in paths.items()}
-    if min(sum(map(len, texts)) for texts in documents.values()) > _SURELY_ENOUGH * config.context:
-        return
     tokenizer = train_tokenizer(documents["train_text"], config.vocab_size)
     for key, texts in documents.items():
         # as many as are drawn from: a row, and one more token

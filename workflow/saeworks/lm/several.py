@@ -27,7 +27,8 @@ def in_order(hook_points: Sequence[str], arch: Any, key: str) -> list[Site]:
     for before, after in zip(sites, sites[1:], strict=False):
         if not {after.canonical(arch), _stream(after, arch)} <= set(before.downstream(arch)):
             raise UserError(
-                f"`{key}` has {after.name} after {before.name}, which does not depend on it; list them in the order of the model."
+                f"`{key}` has {after.name} after {before.name}, which does not change it in this model; list them in the order of the model, "
+                "and keep one of two that do not depend on each other."
             )
     return sites
 

@@ -69,7 +69,8 @@ def others(folder: Path = FOLDER) -> tuple[list[Path], list[Path]]:
 def _is_locked(path: Path) -> bool:
     try:
         with path.open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # shared: two may look at once, and some disks lock a file exclusively only for one who may write it
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except OSError:

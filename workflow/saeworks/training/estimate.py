@@ -61,11 +61,12 @@ def out_of_memory(source: Any, specs: list[RunSpec], model: Any | None = None) -
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "alloc" not in str(error):
             raise
+        fewer = ", or train fewer runs at once" if len(specs) > 1 and not specs[0].spliced else ""
         needed = sum(memory_needed(spec, source.d_in, model) for spec in specs)
         raise UserError(
             f"out of memory: {len(specs)} run(s) of {specs[0].training.d_sae:,} features with batches of {specs[0].training.batch_tokens:,} "
-            f"tokens need about {human_bytes(needed)} beside the model while codes are dense; lower `batch_tokens` or `d_sae`, or train fewer "
-            "runs at once. The last checkpoints are kept, and the same command continues from them."
+            f"tokens need about {human_bytes(needed)} beside the model while codes are dense; lower `batch_tokens` or `d_sae`{fewer}. "
+            "The last checkpoints are kept, and the same command continues from them."
         ) from error
 
 

@@ -16,6 +16,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..activations.stream import ActivationStream
 from ..config.activations import ActivationsConfig
 from ..config.objectives import OBJECTIVES
 from ..config.training import RunSpec
@@ -76,6 +78,7 @@ def train_spliced(
             runs = []
             for number, (job, its) in enumerate(zip(jobs, data, strict=True)):
                 runs.append(prepare(replace(job, scratch=scratch / str(number)), its, device))
+                its.forget()
                 print(describe_run(job.spec, runs[-1].member.sae, its.source, its.model, runs[-1].member.n_steps), flush=True)
             first.capture = _downstream(runs[0].member.objective.downstream, specs[0], sites, first)
             runs[0].member.objective.downstream = first.capture
@@ -114,16 +117,21 @@ def _train(run: Run, data: Data, progress: bool) -> None:
 
 
 def _check_whole(specs: list[RunSpec]) -> None:
-    wanted, names = list(specs[0].spliced or {}), {spec.name for spec in specs}
-    if sorted(wanted) != sorted(spec.hook_point for spec in specs) or len(names) > 1:
+    first = next((spec for spec in specs if spec.spliced), specs[0])
+    wanted = list(first.spliced or {})
+    others = [spec for spec in specs if (spec.name, spec.spliced) != (first.name, first.spliced)]
+    if others or sorted(wanted) != sorted(spec.hook_point for spec in specs):
         raise UserError(
-            f"run {specs[0].name} trains together with those of its name at {', '.join(wanted)}, and with no others; give one --spec for each "
+            f"run {first.name} trains together with those of its name at {', '.join(wanted)}, and with no others; give one --spec for each "
             "of them, in the order of the model."
         )
 
 
 class _OfLater(Data):
-    """The activations that an SAE behind the first of a set is prepared from; its model is that of the first, and not loaded again."""
+    """The activations that an SAE behind the first of a set is prepared from, without a model to train in: that is the first's.
+
+    A stream, which computes the activations with a model, has one of its own.
+    """
 
     def __init__(self, spec: RunSpec, *where: object) -> None:
         super().__init__([spec.model_copy(update={"objective": "local"})], *where)
@@ -131,6 +139,12 @@ class _OfLater(Data):
     def downstream(self, spec: RunSpec) -> list[str]:
         """None: the set compares once."""
         return []
+
+    def forget(self) -> None:
+        """Drop what was computed; a stream computes its block again if inputs are resampled."""
+        super().forget()
+        if isinstance(self.source, ActivationStream):
+            self.source._held = None
 
 
 def _downstream(of_first: list[str], spec: RunSpec, sites: list[Site], data: Data) -> list[str]:
@@ -202,12 +216,8 @@ class _Executions(Execution):
     def until_complete(self, attempt: Callable[[], Result]) -> Result:
         """What left out nothing of any SAE."""
         for execution in self._each:
-            attempt = _complete(execution, attempt)
+            attempt = partial(execution.until_complete, attempt)
         return attempt()
-
-
-def _complete(execution: Execution, attempt: Callable[[], Result]) -> Callable[[], Result]:
-    return lambda: execution.until_complete(attempt)
 
 
 @dataclass

@@ -30,7 +30,16 @@ def train(
     fingerprint: str | None = None,
     start_from: Path | None = None,
 ) -> None:
-    """Train one run: `train_together` with a single job."""
+    """Train one run: `train_together` with a single job.
+
+    Raises:
+        UserError: the run is of a set that trains together, or as `train_together`.
+    """
+    if spec.spliced:
+        raise UserError(
+            f"run {spec.name} trains together with those of its name at {', '.join(spec.spliced)}; give all of them to "
+            "`training.joint.train_spliced`."
+        )
     job = Job(spec, out, scratch, fingerprint, start_from)
     train_together([job], activations, cache_folder, model_folder, corpus_folder, device, progress)
 
@@ -114,7 +123,7 @@ def main(
         Job(one, Path(o), Path(s), f, Path(start_from) if start_from else None)
         for one, o, s, f in zip(specs, out, scratch, fingerprints, strict=True)
     ]
-    together = train_spliced if specs[0].spliced else train_together
+    together = train_spliced if any(one.spliced for one in specs) else train_together
     together(
         jobs, parse(ActivationsConfig, json.loads(activations), "activations"), Path(cache), Path(model), Path(corpus), device
     )

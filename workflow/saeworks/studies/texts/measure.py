@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from ...lm.text import read_documents
+from ...lm.text import check_texts, read_documents
 from ...store.errors import UserError
 from ...store.files import read_json
 from ..evaluation import evaluate
@@ -40,9 +40,18 @@ def text_rows(
     a row holds text of one document.
 
     Raises:
-        UserError: a document is shorter than the rows that it has to give.
+        UserError: a document is shorter than the rows that it has to give, or no text; there is none; or as `check_texts`.
     """
-    documents = [tokenizer.encode(document, add_special_tokens=False) for document in read_documents([path])]
+    check_texts([path])
+    texts = list(read_documents([path]))
+    if not texts:
+        raise UserError(f"text file {path} has no document; add text, or remove `studies.texts.files.{name}`.")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(
+                f"document {number} of {path} is a list of token ids; put its text in their place, or remove `studies.texts.files.{name}`."
+            )
+    documents = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     body, n_rows = context - (first is not None), max(1, n_tokens // context)
     rows = np.full((n_rows, context), -1 if first is None else first, dtype=np.int64)
     done = 0
