@@ -291,6 +291,22 @@ def sampling() -> str:
     return _table(["Cores", "Tokens per second"], rows)
 
 
+def errors_cost() -> str:
+    """Processor time of the study of errors over what its forward passes take, all layers together, from the stored benchmark."""
+    path = "results/benchmarks/errors.json"
+    if not (ROOT / path).exists():
+        return _missing(path)
+    stored = _benchmark("errors")
+    rows = [
+        (what, f"{ratios['over_forwards']:.2f}", f"{ratios['over_ideal']:.2f}")
+        for what, ratios in stored["all_layers_together"].items()
+    ]
+    size, threads = stored["setting"], stored["machine"]["threads"]
+    about = f"{size['saes']} SAEs of {size['d_sae']:,} features at a hook point of `{size['model']}`, {threads} threads; processor time."
+    heads = ["Interventions", "Over the forward passes alone", "Over these with log-softmax, and the pass without one"]
+    return f"{about}\n\n{_table(heads, rows)}"
+
+
 def from_clone() -> str:
     """How long a newcomer waits: from a clone to the figures of the default experiment, from the stored benchmark."""
     path = "results/benchmarks/from_clone.json"
@@ -353,6 +369,7 @@ _CONTENTS: dict[str, Callable[..., str]] = {
         end_to_end,
         dictionaries,
         sampling,
+        errors_cost,
         from_clone,
     )
 }

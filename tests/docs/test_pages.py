@@ -109,6 +109,16 @@ def test_tables_of_speed_are_the_stored_benchmarks(hooks):
             assert sorted(cells) == sorted(f"{r['tokens_per_s']:,.0f}" for r in of_threads)
 
 
+def test_the_cost_of_the_study_of_errors_is_the_stored_benchmark_or_says_that_there_is_none(hooks, tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    assert "results/benchmarks/errors.json` is missing" in hooks.errors_cost()
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    stored = {"setting": {"saes": 3, "d_sae": 1024, "model": "toy"}, "machine": {"threads": 2}}
+    stored["all_layers_together"] = {"all": {"over_ideal": 1.234, "over_forwards": 1.456}}
+    (tmp_path / "results" / "benchmarks" / "errors.json").write_text(json.dumps(stored))
+    assert "| all | 1.46 | 1.23 |" in hooks.errors_cost()
+
+
 def test_the_table_across_seeds_is_of_the_tables(hooks, tmp_path, monkeypatch):
     monkeypatch.setattr(hooks, "ROOT", tmp_path)
     assert "results/five/tables/runs.parquet" in hooks.across_seeds("five")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from scipy import stats
 from tests.each import each
 from tests.studies.drawing import TWO_LAYERS, edit
-from tests.studies.made_up import HOOK, all_claims, papers_pattern, sweep_tables
+from tests.studies.made_up import HOOK, all_claims, columns_of, papers_pattern, sweep_tables
 from tests.studies.shown import html_rows, tex_rows
 
 from saeworks.cli.claims import claims as show_claims
@@ -34,12 +35,14 @@ from saeworks.studies.claim import (
 from saeworks.studies.curves import at_equal_ce
 from saeworks.studies.fidelity.claims import _alive as alive_claims
 from saeworks.studies.fidelity.claims import _explained_variance as explained_variance_claims
+from saeworks.studies.fidelity.claims import _frontier as frontier_claims
 from saeworks.studies.geometry.claims import _cross_objective as cross_objective_claims
 from saeworks.studies.geometry.claims import _crowding as crowding_claims
 from saeworks.studies.geometry.claims import _seeds as seed_claims
 from saeworks.studies.paper import BRAUN, GURNEE, KARVONEN
 from saeworks.studies.principal_directions.claims import claims as pca_claims
 from saeworks.studies.resampling import pair_interval
+from saeworks.studies.spliced.claims import claims as spliced_claims
 from saeworks.studies.sweeps.claims import _finetuning as finetune_claims
 from saeworks.studies.sweeps.claims import _sweeps as sweep_claims
 from saeworks.studies.umap.claims import claims as umap_claims
@@ -186,6 +189,18 @@ def test_counts_of_alive_features_have_a_ceiling(tables):
         assert (rows(alive_claims, tables)["verdict"] == UNTESTED).all() == untested, shares
 
 
+def test_the_ceiling_is_that_of_every_count_of_alive_features_and_of_every_objective(tables):
+    set_values(tables, "alive_fraction", 0.97, objective="e2e")
+    for claims_of, words in ((alive_claims, "alive"), (frontier_claims, "equal alive features"), (crowding_claims, "rank")):
+        found = rows(claims_of, tables).filter(like=words, axis=0)
+        at_ceiling = found["note"].str.startswith("97.0% (97.0% to 97.0% over seeds) of e2e's features are alive: a ceiling")
+        assert list(at_ceiling) == list(found.index.str.contains("e2e over local|rank")) and at_ceiling.any(), words
+        assert list(found["verdict"] == UNTESTED) == list(at_ceiling) and found["ours"].notna().all()
+    along = rows(crowding_claims, tables).filter(like="along the curves", axis=0)
+    left_out = ~along["note"].str.contains("alive features [+−]", regex=True)
+    assert list(left_out) == [False, True, True] and (along["verdict"] == REPRODUCED).all()
+
+
 def set_within(tables, change) -> None:
     """Change the mean cosines within dictionaries."""
     edit(tables, "geometry", lambda t: t.assign(value=t["value"].mask(t["comparison"] == "within", change(t))))
@@ -205,6 +220,41 @@ def test_crowding_is_compared_along_three_axes_and_between_all_objectives(tables
     far = {"value": lambda t: t["value"] + 1e4 * ((t["metric"] == "alive_features") & t["run"].isin(local))}
     edit(tables, "fidelity", lambda t: t.assign(**far))
     assert "alive" not in claim(crowding_claims, tables, "curves, local − e2e+ds")["note"]
+
+
+def test_an_axis_that_a_seed_lacks_is_left_out_for_all(tables):
+    local = pd.read_parquet(tables / "runs.parquet").query("objective == 'local' and seed == 0")["run"]
+    apart = {"value": lambda t: t["value"] + 1e4 * ((t["metric"] == "alive_features") & t["run"].isin(local))}
+    edit(tables, "fidelity", lambda t: t.assign(**apart))
+    row = claim(crowding_claims, tables, "curves, local − e2e+ds")
+    assert row["n_seeds"] == 3 and "equal L0" in row["note"] and "alive" not in row["note"]
+    edit(tables, "fidelity", lambda t: t.assign(  # on the other axes of another seed nothing is common
+        value=t["value"] + 1e4 * (t["metric"].isin(["l0", "ce_increase"]) & t["run"].str.contains("/local-.*s1$"))
+    ))  # fmt: skip
+    row = claim(crowding_claims, tables, "curves, local − e2e+ds")
+    assert row["verdict"] == UNTESTED and row["n_seeds"] == 0 and row["note"].startswith("1 seed, ")  # the one with all axes
+
+
+def test_dictionaries_are_compared_within_the_most_frequent_family(tables):
+    """A second family of local with fewer runs, other cosines and other costs changes nothing."""
+    before = [rows(of, tables) for of in (crowding_claims, seed_claims, cross_objective_claims)]
+    runs, end = pd.read_parquet(tables / "runs.parquet"), "-other"
+    again = runs[(runs["objective"] == "local") & ~runs["run"].str.contains("local-c1-")]
+    assert 0 < len(again) < (runs["objective"] == "local").sum()
+    other = {name: again[name] + end for name in ("run", "settings", "family")}
+    edit(tables, "runs", lambda t: pd.concat([t, again.assign(**other)]))
+    edit(tables, "fidelity", lambda t: pd.concat([
+        t, t[t["run"].isin(again["run"])].assign(run=lambda u: u["run"] + end, value=lambda u: 1.1 * u["value"])
+    ]))  # fmt: skip
+
+    def doubled(t: pd.DataFrame) -> pd.DataFrame:
+        ends = {name: t[name].where(~t[name].isin(again["run"]), t[name] + end) for name in ("run_a", "run_b")}
+        mine = (ends["run_a"] != t["run_a"]) | (ends["run_b"] != t["run_b"])
+        return pd.concat([t, t.assign(**ends, value=0.9)[mine]])
+
+    edit(tables, "geometry", doubled)
+    for of, expected in zip((crowding_claims, seed_claims, cross_objective_claims), before, strict=True):
+        pd.testing.assert_frame_equal(rows(of, tables), expected)
 
 
 def test_crowding_rises_where_alive_features_fall(tables, make_tables):
@@ -362,6 +412,12 @@ def test_what_another_processor_may_round_decides_nothing_about_the_language_mod
     ]  # fmt: skip
     found = Claim(HOOK, "c", "p", "s", 0.0, 12.0).measured(11.99, "")
     assert (found.verdict, found.low, found.high) == (REPRODUCED, pytest.approx(11.978), pytest.approx(12.002))
+    assert (found.interval, found.criterion) == (
+        "of this sample of tokens; rounding alone", "value, but for rounding, above 0, and up to 12",
+    )  # fmt: skip
+    assert (
+        Claim(HOOK, "c", "p", "s", 0.0, 12.0).over_seeds([1, 2, 3], "").criterion == "interval over seeds above 0, and up to 12"
+    )
     for gap, verdict in ((1.0005, UNTESTED), (1.002, WEAKER)):  # the least gap of an outlier is one range of the others
         edge = pd.DataFrame({"tokens": ["other", "position 0"], "low": [0.0, 1 + gap], "high": [1.0, 2 + gap]})
         edge.assign(hook_point=HOOK, count=1).to_parquet(with_pca / "pca_histogram.parquet")
@@ -377,6 +433,47 @@ def test_a_study_of_principal_directions_that_cannot_tell(with_pca):
     found = rows(pca_claims, with_pca)
     assert len(found) == 4 and (found["verdict"] == UNTESTED).all()
     assert found["note"].str.startswith("whether there is an outlier at position 0 was not measured").all()
+
+
+@pytest.fixture
+def with_sets(tmp_path):
+    """Table `spliced` of one set at two sparsities and three seeds: log ΔCE is −0.1 L0 for SAEs trained alone, and 0.2 lower at equal L0
+    for those trained together, whose L0 is higher by 2; their errors add up to 1.3 times the sum of each alone."""
+    sets, saes = [], []
+    for trained, seed, (sparsity, l0) in itertools.product(("alone", "together"), range(3), ((0.8, 20.0), (1.9, 12.0))):
+        l0 += 2 * (trained == "together") + 0.1 * seed
+        ce = np.exp(-0.1 * l0 - 0.2 * (trained == "together") + 0.01 * seed)
+        name = (f"{HOOK} + blocks.6.hook_resid_pre", f"{trained}-{sparsity}-{seed}")
+        single = ce / 1.3 if trained == "alone" else 50.0  # the latter is of values that they never saw
+        sets.append((name[0], 2, name[1], trained, "e2e", "relu", sparsity, None, seed, ce, ce, single, ce / single, 1000))
+        saes += [(*name, at, l0 + shift, l0, single / 2) for at, shift in zip(name[0].split(" + "), (-3, 3), strict=True)]
+    for table, found in (("spliced", sets), ("spliced_saes", saes)):
+        pd.DataFrame(found, columns=columns_of(table)).to_parquet(tmp_path / f"{table}.parquet")
+    return tmp_path
+
+
+def test_several_saes_at_once_are_compared_at_equal_sparsity_and_at_equal_l0(with_sets):
+    adding, equal_sparsity, equal_l0 = (row for _, row in rows(spliced_claims, with_sets).iterrows())
+    assert (adding["ours"], adding["verdict"], adding["n_seeds"]) == (pytest.approx(1.3), REPRODUCED, 3)
+    assert (equal_sparsity["ours"], equal_sparsity["verdict"]) == (pytest.approx(np.exp(-0.4)), REPRODUCED)
+    assert f"{1.3 * np.exp(-0.4):.2f} and 1.30 of the sum, 6 pairs of sets" in equal_sparsity["note"]
+    assert (equal_l0["ours"], equal_l0["verdict"]) == (pytest.approx(np.exp(-0.2)), REPRODUCED)
+    assert equal_l0["note"].endswith("at a mean L0 of 17.0 to 17.2")  # the middle of 14 to 20
+    edit(with_sets, "spliced", lambda t: t.assign(ce_increase=t["ce_increase"] * np.where(t["trained"] == "together", 3, 0.5)))
+    assert list(rows(spliced_claims, with_sets)["verdict"]) == [OPPOSITE] * 3
+    assert spliced_claims("blocks.6.hook_resid_pre", with_sets) == []  # a set is of the hook point that it begins with
+
+
+def test_sets_that_cannot_be_compared_say_why(with_sets):
+    edit(with_sets, "spliced_saes", lambda t: t.assign(l0_set=t["l0_set"] + 50 * t["name"].str.startswith("together")))
+    assert claim(spliced_claims, with_sets, "equal mean L0")["note"].endswith("have nothing in common in seed 0")
+    edit(with_sets, "spliced", lambda t: t.assign(ce_increase=t["ce_increase"].mask(t["name"] == "alone-0.8-1", -0.1)))
+    found = rows(spliced_claims, with_sets)
+    assert (found["verdict"] == UNTESTED).all() and found["note"].str.contains("not defined for every seed").sum() == 2
+    edit(with_sets, "spliced", lambda t: t[t["trained"] == "alone"])
+    assert list(rows(spliced_claims, with_sets)["note"])[1:] == [
+        "no SAEs trained together and alone have the same sparsity and seed", "no SAEs trained together and alone have the same seed",
+    ]  # fmt: skip
 
 
 @pytest.fixture

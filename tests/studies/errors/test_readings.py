@@ -166,9 +166,61 @@ def test_across_layers_the_gap_elsewhere_is_compared_with_the_token_s_own_values
 
 def test_the_share_of_far_tokens_is_that_of_their_z_scores(three_seeds):
     name = next(name for name in _claims(three_seeds) if name.startswith("share of tokens"))
-    z = z_scores(pd.read_parquet(three_seeds / "errors_draws.parquet"))["z"]
-    local = z[[run for run in z.index.levels[0] if f"{HOOK}/local-" in run]]
-    assert _claims(three_seeds)[name].ours == pytest.approx((local > 3).mean()) and 0 < (local > 3).mean() < 1
+    draws = pd.read_parquet(three_seeds / "errors_draws.parquet")
+    draws = draws[draws["run"].str.contains(f"{HOOK}/local-")]
+    far = {False: [], True: []}  # of random directions, of the SAE
+    for _, token in draws.groupby(["run", "row"]):
+        random = token.loc[token["draw"] >= 0, "kl"]
+        z = (token["kl"] - random.mean()) / random.std()
+        for of_sae in far:
+            far[of_sae].append((z[(token["draw"] < 0) == of_sae] > 3).mean())
+    sae, random = np.mean(far[True]), np.mean(far[False])
+    claim = _claims(three_seeds)[name]
+    assert claim.ours == pytest.approx(sae - random) and 0 < random < sae < 1
+    assert claim.note.startswith(f"3 seeds; {sae:.3f} and {random:.3f}; 6 tokens of each")
+
+
+def test_an_sae_that_is_as_far_as_random_directions_are_is_no_different(three_seeds):
+    name = next(name for name in _claims(three_seeds) if name.startswith("share of tokens"))
+    rng, of_row = np.random.default_rng(1), ["run", "row"]
+
+    def skewed(draws: pd.DataFrame) -> pd.DataFrame:
+        """One more direction for each of many tokens stands for the SAE."""
+        many = pd.concat([draws[["hook_point", "run", "position"]].drop_duplicates().assign(row=row) for row in range(200)])
+        each = many.merge(pd.DataFrame({"draw": np.arange(-1, 40)}), how="cross").sort_values([*of_row, "draw"])
+        return each.assign(kl=rng.lognormal(0, 1, len(each)))
+
+    edit(three_seeds, "errors_draws", skewed)
+    claim = _claims(three_seeds)[name]
+    beyond = (z_scores(pd.read_parquet(three_seeds / "errors_draws.parquet"))["z"] > 3).mean()
+    assert beyond > 0.01 and claim.verdict == NO_DIFFERENCE  # though random directions exceed three standard deviations
+
+
+def test_errors_and_random_directions_are_compared_at_one_length(three_seeds):
+    name = next(name for name in _claims(three_seeds) if "rescaled to one length" in name)
+    length = np.array([0.5, 2.5, 5.0])  # of the made-up sweep; local's mean error lies between 1 and 2, nearest to 2.5
+    mean = pd.read_parquet(three_seeds / "errors.parquet").query("position > 0 and run.str.contains('/local-')")["error"].mean()
+    assert length[np.abs(np.log(length / mean)).argmin()] == 2.5
+    assert (_claims(three_seeds)[name].verdict, _claims(three_seeds)[name].ours) == (NO_DIFFERENCE, pytest.approx(1))
+    for at, verdict in ((2.5, REPRODUCED), (5.0, NO_DIFFERENCE)):
+
+        def larger(t: pd.DataFrame, at=at) -> pd.DataFrame:
+            local = t["run"].str.contains("/local-") & (t["length"] == at)
+            return t.assign(kl=t["kl"] * np.where(local, 1.5 + 0.1 * t["run"].str[-1:].isin(["1"]), 1.0))
+
+        before = pd.read_parquet(three_seeds / "errors_sweep.parquet")
+        edit(three_seeds, "errors_sweep", larger)
+        assert _claims(three_seeds)[name].verdict == verdict
+        before.to_parquet(three_seeds / "errors_sweep.parquet")
+    edit(three_seeds, "errors_sweep", lambda t: t[t["direction"] != "error"])
+    assert _claims(three_seeds)[name].note == "no lengths were tried"
+
+
+def test_a_published_range_around_one_names_no_side(tmp_path):
+    hook = "blocks.4.attn.hook_z"
+    tables = every_table(tmp_path / "z", hook_points=(hook,), seeds=(0, 1, 2))
+    claim = _claims(tables, hook)[_LOCAL]
+    assert claim.verdict == UNTESTED and claim.ours > 1.5 and "the published range holds 1" in claim.note
 
 
 def test_a_table_of_chosen_runs_gives_the_interval_over_seeds_from_three_on(made_up, tables):

@@ -26,7 +26,7 @@ CONFIDENCE, SURE = 0.95, 0.8
 
 # what `low` and `high` are
 SEEDS = "over seeds"
-NO_SEEDS = "of rounding: a property of the language model"
+NO_SEEDS = "of this sample of tokens; rounding alone"
 
 NOT_SIMILAR = "no runs at similar CE increase"
 _ROUNDING = 1e-3  # share by which a value of the language model alone may differ between processors: far more than it does
@@ -78,7 +78,8 @@ class Claim:
     def criterion(self) -> str:
         """What decides the verdict, whatever the result."""
         side = "above" if self.target > self.null else "below"
-        text = f"interval over seeds {side} {self.null:g}"
+        what = "value, but for rounding," if self.interval == NO_SEEDS else "interval over seeds"
+        text = f"{what} {side} {self.null:g}"
         return (
             text
             if math.isinf(self.target)
@@ -109,7 +110,10 @@ class Claim:
         return replace(found, verdict=verdict)
 
     def measured(self, value: float, note: str) -> Claim:
-        """The claim after a measurement of the language model alone, in which no seed takes part: known but for rounding."""
+        """The claim after a measurement of the language model alone on one sample of tokens, in which no seed takes part.
+
+        The range is that of rounding: how far another sample would differ is not in it.
+        """
         low, high = rounded(value)
         verdict = decide(low, high, self.null, self.target)
         return replace(self, ours=float(value), low=low, high=high, verdict=verdict, note=note, interval=NO_SEEDS)

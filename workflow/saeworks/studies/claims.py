@@ -23,16 +23,17 @@ from .tables import read_table, write_table
 
 LABEL = "Claims of the papers"
 CAPTION = (
-    "Each effect is computed for every training seed apart, and brackets are its 95 % interval over three seeds or more. The verdict holds that "
-    "interval against the null and the published value, which is of GPT-2 small at layer 6 where nothing else is said. Power is the chance that "
-    "such an interval excludes the null if the published value is true."
+    "Each effect is computed for every training seed, and brackets are its 95 % interval over three seeds or more. The verdict holds that "
+    "interval against the null and the published value, (GPT-2 small, layer 6, unless said). Power is the chance that such an interval "
+    "excludes the null if the published value is true; detectable, the nearest value at which 80 % would."
 )
 VERDICT_MEANINGS = {
     REPRODUCED: "the interval excludes the null on the paper's side and, where a number is published, reaches it or lies beyond it",
     WEAKER: "it excludes the null on the paper's side and stays short of the published value",
     NO_DIFFERENCE: "it holds the null and, where a number is published, excludes that",
     OPPOSITE: "it excludes the null on the other side",
-    UNTESTED: "there are fewer than three seeds, the runs cannot be compared, or the interval holds both the null and the published value",
+    UNTESTED: "there are fewer than three seeds, the runs cannot be compared, a precondition fails, or the interval holds both the null and "
+    "the published value",
 }
 _BRIEF = ["published", "source", "ours [interval]", "verdict"]  # what a page of print has room for
 COLUMNS = [

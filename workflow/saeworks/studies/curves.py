@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from .claim import of_one_architecture
+from .claim import of_one_architecture, student_interval
 from .reading import LABELS, hook_points, read_metrics
 
 N_POINTS = 20  # as in the authors' analysis
+_CEILING = 0.95  # share of the dictionary alive, above which counts of alive features say nothing
 # least share of either curve's range that must be common: seeds alone move counts of alive features by a tenth of such a range
 _OVERLAP = {"alive_features": 0.2}
 
@@ -136,6 +138,39 @@ def at_ce(pairs: pd.DataFrame, ce: float, value: str) -> float:
 
 def _curve(runs: pd.DataFrame, x: str, y: str) -> pd.Series:
     return runs[[x, y]].dropna().groupby(x)[y].mean()
+
+
+def at_ceiling(shares: Mapping[str, Sequence[float]]) -> str:
+    """Why counts of alive features say nothing, given each objective's share of the dictionary alive, seed by seed; "" if they do.
+
+    An objective is at the ceiling if the upper end of its interval over seeds is, or its mean where there are too few for one.
+    """
+    for objective, values in shares.items():
+        if len(values):
+            mean, low, high = student_interval(values)
+            if (mean if math.isnan(high) else high) > _CEILING:
+                spread = "" if math.isnan(high) else f" ({low:.1%} to {high:.1%} over seeds)"
+                return f"{mean:.1%}{spread} of {LABELS[objective]}'s features are alive: a ceiling"
+    return ""
+
+
+def shares_at_equal_alive(here: pd.DataFrame, above: str, below: str) -> dict[str, list[float]]:
+    """For two objectives, seed by seed, the mean share of the dictionary alive where their curves have equal counts of alive features."""
+    grids = [
+        on_common_range(sweep(here, above, seed), sweep(here, below, seed), "alive_features", "alive_fraction")
+        for seed in common_seeds(here, above, below)
+    ]
+    found = [(grid.above.mean(), grid.below.mean()) for grid in grids if not grid.why]
+    return {objective: [float(each[i]) for each in found] for i, objective in enumerate((above, below))}
+
+
+def of_one_family(runs: pd.DataFrame) -> pd.DataFrame:
+    """`runs` of one hook point without those of other families than the most frequent of their objective."""
+    counts = runs.groupby(["objective", "family"], sort=False)["run"].transform("size")
+    chosen = (
+        runs.assign(counts=counts).sort_values("counts", ascending=False, kind="stable").groupby("objective")["family"].first()
+    )
+    return runs[runs["family"] == runs["objective"].map(chosen)]
 
 
 def curve_ratios(tables: Path, text: str | None = None) -> pd.DataFrame:

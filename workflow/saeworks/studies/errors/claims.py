@@ -16,7 +16,7 @@ from ..paper import ERRORS_KL, GURNEE, LEE
 from ..reading import LABELS, read_runs
 from ..tables import read_columns
 from .correlates import OWN, gaps, of_other_hook_points, with_own
-from .draws import z_scores
+from .draws import share_beyond, z_scores
 from .frame import run_ratio, tokens_of
 
 _POST = f"{GURNEE}, GPT-2 small"
@@ -26,18 +26,24 @@ _KL = ("sae", "norm_corrected", "norm_only", "random", "cosine_true_norm", "gaus
 _LOCAL, _E2E, _E2E_DS = (ERRORS_KL[name] for name in ("local (Bloom)", "e2e (Braun)", "e2e+ds (Braun)"))
 _DENSEST = ERRORS_KL["densest local (Braun)"][1] / ERRORS_KL["densest local (Braun)"][3]
 _SPARSER = ERRORS_KL["local (Braun)"][1] / ERRORS_KL["local (Braun)"][3]
+_AT_LENGTHS = {11: 0.039, 21: 0.184}  # KL of the error of "local (Braun)", rescaled to a length
+_EPSILON = (
+    22.5,
+    ERRORS_KL["local (Braun)"][3],
+)  # mean length of its error, and KL of random directions at the error's own length
 
 
 def claims(hook_point: str, tables: Path) -> list[Claim]:
     """Claims on what the errors do at a hook point."""
     runs = _Runs.at(hook_point, tables)
-    frame = tokens_of(tables, runs.measured, ["ce_sae", "ce_random", *(f"kl_{name}" for name in _KL)], "rest")
+    frame = tokens_of(tables, runs.measured, ["error", "ce_sae", "ce_random", *(f"kl_{name}" for name in _KL)], "rest")
     return [
         *_sizes(hook_point, frame, runs),
         *_inverted(hook_point, frame, runs),
         _by_l0(hook_point, tables, runs),
         *_single(hook_point, tables, runs),
         _draws(hook_point, tables, runs),
+        _at_one_length(hook_point, tables, frame, runs),
         _correlates(hook_point, tables, runs),
     ]
 
@@ -75,10 +81,11 @@ def _ratio(claim: Claim, frame: pd.DataFrame, runs: _Runs, objective: str, above
 
 def _sizes(hook_point: str, frame: pd.DataFrame, runs: _Runs) -> list[Claim]:
     """Local's output and corrections of it against random vectors, every position replaced."""
+    around_one = hook_point.endswith("hook_z")
     if ".hook_resid_" in hook_point:
         published, least = "2.2 to 4.5", 2.2
-    else:  # a range around 1, or a comment without a number
-        published, least = "0.9 to 1.7" if hook_point.endswith("hook_z") else "above 1 (a comment)", np.inf
+    else:
+        published, least = "0.9 to 1.7" if around_one else "above 1 (a comment)", np.inf
     rows = [
         ("KL of local's output over ε-random", published, _POST, 1, least, "kl_sae", "kl_random"),
         ("CE increase of local's output over ε-random", "2 to 4", _POST, 1, 2.0, "ce_sae", "ce_random"),
@@ -103,10 +110,13 @@ def _sizes(hook_point: str, frame: pd.DataFrame, runs: _Runs) -> list[Claim]:
             for name, what in (("gaussian_mixture", "draws with the activations' covariance"), ("real_mixture", "other activations"))
         ),
     ]  # fmt: skip
-    return [
+    found = [
         _ratio(Claim(hook_point, text, said, source, null, target, ratio=True), frame, runs, "local", above, below)
         for text, said, source, null, target, above, below in rows
     ]
+    if around_one and np.isfinite(found[0].ours):
+        found[0] = found[0].untested(f"the published range holds 1, so it names no side; {found[0].note}", found[0].ours)
+    return found
 
 
 def _inverted(hook_point: str, frame: pd.DataFrame, runs: _Runs) -> list[Claim]:
@@ -154,17 +164,43 @@ def _single(hook_point: str, tables: Path, runs: _Runs) -> list[Claim]:
 
 def _draws(hook_point: str, tables: Path, runs: _Runs) -> Claim:
     """Many random directions for one token."""
-    text = f"share of tokens on which local's output is more than {_FAR} standard deviations above random directions"
+    text = (
+        f"share of tokens on which local's output is more than {_FAR} standard deviations above random directions, less the share of "
+        "those directions that are"
+    )
     claim = Claim(hook_point, text, "above 0 (a picture)", _POST, 0, np.inf)
     if "local" not in runs.of:
         return claim.untested("no local run was chosen for similar CE increase")
     draws = read_columns(tables, "errors_draws", ["run", "row", "draw", "kl"])
-    z = z_scores(draws[draws["run"].isin(runs.of["local"])])["z"].dropna()
+    draws = draws[draws["run"].isin(runs.of["local"])]
+    z, shares = z_scores(draws)["z"].dropna(), share_beyond(draws, _FAR)
     if z.empty:
         return claim.untested("no directions were tried")
-    shares = (z > _FAR).groupby("run").mean()
-    note = f"{len(z) // len(shares)} tokens of each; z from {z.min():.1f} to {z.max():.1f}, median {z.median():.1f}"
-    return claim.over_seeds(list(shares), note)
+    means = f"{shares['sae'].mean():.3f} and {shares['random'].mean():.3f}"
+    note = f"{means}; {len(z) // len(shares)} tokens of each; z from {z.min():.1f} to {z.max():.1f}, median {z.median():.1f}"
+    return claim.over_seeds(list(shares["sae"] - shares["random"]), note)
+
+
+def _at_one_length(hook_point: str, tables: Path, frame: pd.DataFrame, runs: _Runs) -> Claim:
+    """Errors and random directions rescaled to one length, so that the length of the errors plays no part."""
+    text = "KL of local's errors rescaled to one length over random directions of that length"
+    published = ", ".join(f"{kl:g} at {length}" for length, kl in _AT_LENGTHS.items())
+    said = f"above 1: {published}; ε-random {_EPSILON[1]:.3f} at {_EPSILON[0]:g}"
+    claim = Claim(hook_point, text, said, _LAYER_6, 1, np.inf, ratio=True)
+    if "local" not in runs.of:
+        return claim.untested("no local run was chosen for similar CE increase")
+    sweep = read_columns(tables, "errors_sweep", ["hook_point", "run", "sweep", "direction", "level", "length", "kl"])
+    sweep = sweep[(sweep["hook_point"] == hook_point) & (sweep["sweep"] == "length")]
+    errors = sweep[(sweep["direction"] == "error") & sweep["run"].isin(runs.of["local"])]
+    if errors.empty:
+        return claim.untested("no lengths were tried")
+    own = float(frame.loc[frame["run"].isin(runs.of["local"]), "error"].mean())
+    lengths = errors.groupby("level")["length"].first()
+    level = (np.log(lengths) - np.log(own)).abs().idxmin()
+    random = sweep.loc[(sweep["direction"] == "random") & (sweep["level"] == level), "kl"].mean()
+    kl = errors[errors["level"] == level].groupby("run")["kl"].mean()
+    note = f"{kl.mean():.3g} over {random:.3g} nats at {lengths[level]:.3g}, {level:g} of the mean norm; local's mean error is {own:.3g}"
+    return claim.over_seeds(kl / random, note)
 
 
 def _correlates(hook_point: str, tables: Path, runs: _Runs) -> Claim:

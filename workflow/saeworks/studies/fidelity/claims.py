@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from ..claim import Claim, judged_on, of_one_architecture, student_interval
-from ..curves import at_equal_ce, curve_ratios
+from ..claim import Claim, judged_on, of_one_architecture
+from ..curves import at_ceiling, at_equal_ce, curve_ratios, shares_at_equal_alive
 from ..paper import BRAUN
 from ..reading import LABELS, read_fidelity, read_metrics
-
-_CEILING = 0.95  # share of the dictionary alive, above which counts of alive features say nothing
 
 
 def claims(hook_point: str, tables: Path) -> list[Claim]:
@@ -28,7 +25,7 @@ def _frontier(hook_point: str, tables: Path) -> list[Claim]:
         "ce_at_equal_alive": ("CE increase of {} over local at equal alive features", "< 0.45", 0.45, "alive features"),
         "l0_at_equal_ce": ("L0 of local over {} at equal CE increase", "> 2", 2.0, "CE increase"),
     }
-    rows = []
+    alive, rows = _with_alive(hook_point, tables), []
     for text in dict.fromkeys([judged_on(tables), None]):
         on = "" if judged_on(tables) is None else f", on {text or 'held-out rows of the corpus'}"
         ratios = curve_ratios(tables, text).set_index(["hook_point", "objective", "quantity"])
@@ -45,7 +42,9 @@ def _frontier(hook_point: str, tables: Path) -> list[Claim]:
                     f"{found[end]:,.0f}" if axis == "alive features" else f"{found[end]:.3g}" for end in ("start", "stop")
                 )
                 along = f"{found['low']:.2f} to {found['high']:.2f} along {axis} {start} to {stop}"
-                rows.append(claim.over_seeds(found["by_seed"], along))
+                tested = claim.over_seeds(found["by_seed"], along)
+                ceiling = at_ceiling(shares_at_equal_alive(alive, objective, "local")) if axis == "alive features" else ""
+                rows.append(claim.untested(ceiling, tested.ours) if ceiling else tested)
     return rows
 
 
@@ -53,6 +52,12 @@ def _runs(hook_point: str, tables: Path) -> pd.DataFrame:
     """The runs of the compared architecture at a hook point with their CE increase on the text that decides."""
     runs = of_one_architecture(read_metrics(tables, ["ce_increase"], judged_on(tables)))
     return runs[runs["hook_point"] == hook_point]
+
+
+def _with_alive(hook_point: str, tables: Path) -> pd.DataFrame:
+    """These runs with the count and the share of their alive features."""
+    alive = read_metrics(tables, ["alive_features", "alive_fraction"])[["run", "alive_features", "alive_fraction"]]
+    return _runs(hook_point, tables).merge(alive, on="run")
 
 
 def _at_equal_ce(claim: Claim, runs: pd.DataFrame, values: pd.Series, one: str, other: str) -> Claim:
@@ -118,18 +123,14 @@ def _explained_variance(hook_point: str, tables: Path) -> list[Claim]:
 
 def _alive(hook_point: str, tables: Path) -> list[Claim]:
     """Alive features at equal CE increase (Table 2)."""
-    metrics, runs = read_metrics(tables, ["alive_features", "alive_fraction"]).set_index("run"), _runs(hook_point, tables)
-    rows = []
+    runs, rows = _with_alive(hook_point, tables), []
+    of_run = runs.set_index("run")
     for objective, target, parts in (("e2e", 22 / 26, "22k over 26k"), ("e2e_ds", 15 / 26, "15k over 26k")):
         claim = _over_local(hook_point, "alive features", "Table 2", objective, target, parts)
-        found = _at_equal_ce(claim, runs, metrics["alive_features"], objective, "local")
-        share, *_ = at_equal_ce(runs.assign(value=runs["run"].map(metrics["alive_fraction"])), "value", objective, "local")
-        if len(share):
-            mean, low, high = student_interval(share["local"])
-            if (mean if np.isnan(high) else high) > _CEILING:
-                spread = "" if np.isnan(high) else f" ({low:.1%} to {high:.1%} over seeds)"
-                found = claim.untested(f"{mean:.1%}{spread} of local's features are alive: a ceiling", found.ours)
-        rows.append(found)
+        found = _at_equal_ce(claim, runs, of_run["alive_features"], objective, "local")
+        shares, *_ = at_equal_ce(runs, "alive_fraction", "local", objective)
+        ceiling = at_ceiling(shares.to_dict("list"))
+        rows.append(claim.untested(ceiling, found.ours) if ceiling else found)
     return rows
 
 

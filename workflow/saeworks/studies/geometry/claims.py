@@ -14,7 +14,16 @@ import pandas as pd
 
 from ...config.resampling import ResamplingConfig
 from ..claim import CONFIDENCE, OF_PAPER, Claim, judged_on, of_one_architecture
-from ..curves import at_ce, at_equal_ce, common_seeds, on_common_range, sweep
+from ..curves import (
+    at_ce,
+    at_ceiling,
+    at_equal_ce,
+    common_seeds,
+    of_one_family,
+    on_common_range,
+    shares_at_equal_alive,
+    sweep,
+)
 from ..paper import BRAUN
 from ..reading import LABELS, read_metrics
 from ..resampling import pair_interval
@@ -40,14 +49,15 @@ def decoder_geometry(tables: Path) -> pd.DataFrame:
 
 
 def _dictionaries(hook_point: str, tables: Path) -> pd.DataFrame:
-    """The runs of the compared architecture at a hook point with what they cost and `cosine`, their mean nearest cosine within."""
+    """The runs of the compared architecture at a hook point, of one family an objective, with what they cost and `cosine`, their mean
+    nearest cosine within."""
     geometry = decoder_geometry(tables)
     within = geometry.loc[geometry["comparison"] == "within", ["run_a", "value"]].rename(columns={"value": "cosine"})
     costs = read_metrics(tables, ["l0", "ce_increase"], judged_on(tables))
-    alive = read_metrics(tables, ["alive_features"])[["run", "alive_features"]]
+    alive = read_metrics(tables, ["alive_features", "alive_fraction"])[["run", "alive_features", "alive_fraction"]]
     runs = of_one_architecture(costs.merge(alive, on="run"))
     runs = runs[runs["hook_point"] == hook_point].merge(within, left_on="run", right_on="run_a")
-    return runs.dropna(subset=[*_AXES, "cosine"])
+    return of_one_family(runs.dropna(subset=[*_AXES, "cosine"]))
 
 
 def _within(hook_point: str, tables: Path) -> list[Claim]:
@@ -75,24 +85,28 @@ def _crowding(hook_point: str, tables: Path) -> list[Claim]:
 def _ordering(hook_point: str, runs: pd.DataFrame, above: str, below: str) -> Claim:
     """The claim that one objective's dictionaries are more crowded than another's along curves of equal L0, CE increase and alive features.
 
-    Each seed's value is the mean over the axes on which all its curves can be compared of the mean difference along the common range.
+    Each seed's value is the mean over axes of the mean difference along the common range. The axes are those on which the curves of
+    every seed can be compared; if there is none, those on which any can. Counts of alive features at their ceiling are none.
     """
     text = f"within-dictionary cosine along the curves, {LABELS[above]} − {LABELS[below]}"
     claim = Claim(hook_point, text, "above 0 nearly everywhere", f"{BRAUN}, Fig. 7", 0.0, math.inf)
     seeds = common_seeds(runs, above, below)
     by_axis: dict[str, dict[int, float]] = {}
     why = f"no runs of {LABELS[above]} and {LABELS[below]} with the same seed"
-    for axis in _AXES:
+    ceiling = at_ceiling(shares_at_equal_alive(runs, above, below))
+    for axis in [axis for axis in _AXES if axis != "alive_features" or not ceiling]:
         grids = {seed: on_common_range(sweep(runs, above, seed), sweep(runs, below, seed), axis, "cosine") for seed in seeds}
         why = next((grid.why for grid in grids.values() if grid.why), why)
         by_axis[axis] = {seed: float((grid.above - grid.below).mean()) for seed, grid in grids.items() if not grid.why}
     compared = {axis: found for axis, found in by_axis.items() if found}
+    compared = {axis: found for axis, found in compared.items() if len(found) == len(seeds)} or compared
     complete = [seed for seed in seeds if compared and all(seed in found for found in compared.values())]
     if not complete:
         return claim.untested(why)
     values = [float(np.mean([found[seed] for found in compared.values()])) for seed in complete]
-    note = "at equal " + ", ".join(f"{_AXES[axis]} {np.mean(list(found.values())):+.3f}" for axis, found in compared.items())
-    return claim.over_seeds(values, note.replace("-", "−"))
+    means = {axis: np.mean([found[seed] for seed in complete]) for axis, found in compared.items()}
+    note = "at equal " + ", ".join(f"{_AXES[axis]} {mean:+.3f}" for axis, mean in means.items())
+    return claim.over_seeds(values, (f"{note}; {ceiling}" if ceiling else note).replace("-", "−"))
 
 
 def _with_fewer_alive(hook_point: str, runs: pd.DataFrame) -> Claim:
@@ -100,38 +114,42 @@ def _with_fewer_alive(hook_point: str, runs: pd.DataFrame) -> Claim:
     text = "within-dictionary cosine against alive features: rank correlation along a curve, mean over objectives"
     claim = Claim(hook_point, text, "negative (no value given)", f"{BRAUN}, Fig. 7", 0.0, -math.inf)
     found: dict[int, list[float]] = {}
+    shares: dict[str, list[float]] = {}
     for objective in OF_PAPER:
         for seed in common_seeds(runs, objective):
             curve = sweep(runs, objective, seed)
             if len(curve) > 2 and curve["alive_features"].nunique() > 1 and curve["cosine"].nunique() > 1:
                 found.setdefault(seed, []).append(float(curve["alive_features"].rank().corr(curve["cosine"].rank())))
+                shares.setdefault(objective, []).append(float(curve["alive_fraction"].mean()))
     complete = {seed: each for seed, each in found.items() if len(each) == len(OF_PAPER)}
     if not complete:
         return claim.untested("no seed in which every objective has three runs that differ in their sparsity alone")
     each = [value for values in complete.values() for value in values]
-    return claim.over_seeds(
+    tested = claim.over_seeds(
         [np.mean(values) for values in complete.values()],
         f"{len(each)} curves, {min(each):.2f} to {max(each):.2f}".replace("-", "−"),
     )
+    return claim.untested(ceiling, tested.ours) if (ceiling := at_ceiling(shares)) else tested
 
 
 def _across_seeds(hook_point: str, tables: Path) -> pd.DataFrame:
-    """Pairs of runs that differ in their seed alone: objective, settings, seeds, cosine, excess and ce_increase.
+    """Pairs of runs that differ in their seed alone: objective, family, settings, seeds, cosine, excess and ce_increase.
 
     `cosine` is the mean nearest cosine of both directions, `excess` the same above random directions as a share of what is left to 1,
     `ce_increase` the mean of the two runs'. Only settings with as many seeds as the one with the most count, so that every pair
-    of seeds is of the same settings.
+    of seeds is of the same settings, and only one family an objective, as in curves.
     """
     geometry = decoder_geometry(tables)
     pairs = geometry[
         (geometry["comparison"] == "cross_seed") & (geometry["direction"] == "both") & (geometry["hook_point"] == hook_point)
     ]
-    runs = of_one_architecture(read_metrics(tables, ["ce_increase"], judged_on(tables))).set_index("run")
+    runs = of_one_architecture(read_metrics(tables, ["ce_increase"], judged_on(tables)))
+    runs = of_one_family(runs[runs["hook_point"] == hook_point]).set_index("run")
     pairs = pairs[pairs["run_a"].isin(runs.index)].dropna(subset="value")
     of_pair = {
         f"{name}_{end}": runs.loc[pairs[f"run_{end}"], name].to_numpy() for name in ("seed", "ce_increase") for end in "ab"
     }
-    of_run = {name: runs.loc[pairs["run_a"], name].to_numpy() for name in ("objective", "settings")}
+    of_run = {name: runs.loc[pairs["run_a"], name].to_numpy() for name in ("objective", "family", "settings")}
     pairs = pairs.assign(**of_pair, **of_run, cosine=pairs["value"])
     pairs["ce_increase"] = (pairs["ce_increase_a"] + pairs["ce_increase_b"]) / 2
     pairs["excess"] = (pairs["cosine"] - pairs["random_baseline"]) / (1 - pairs["random_baseline"])
@@ -156,7 +174,7 @@ def _seeds(hook_point: str, tables: Path) -> list[Claim]:
     if across.empty:
         return [*rows, claim.untested(_ONE_SEED)]
     of_pair = across["seed_a"].astype(str) + "," + across["seed_b"].astype(str)
-    found, ce, why = at_equal_ce(across.assign(seed=of_pair, family=""), "cosine", "e2e", "local")
+    found, ce, why = at_equal_ce(across.assign(seed=of_pair), "cosine", "e2e", "local")
     if why:
         return [*rows, claim.untested(why.replace("no seed", "no pair of seeds"))]
     ends = found.index.str.split(",", expand=True).to_frame(index=False).astype(int)
