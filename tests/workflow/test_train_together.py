@@ -104,3 +104,6 @@ def test_a_set_trains_in_one_job_and_each_of_its_runs_is_taken_from_there(empty,
     assert (jobs[joint], jobs["train"]) == (1, 2) and planned(snakemake(empty, "-n", config=config)) == {}
     assert (run / "sae_weights.safetensors").read_bytes() == before
     assert planned(snakemake(empty, "--forcerun", "train", "-n", "--", "saes", config=config))[joint] == 1
+    alike = variant(runs={"j-a": pair, "j_a": pair}, draw=["pareto"])
+    jobs = planned(snakemake(empty, "-n", "--", "saes", config=alike))
+    assert [jobs[f"train_together_{group}-c0.01-s0"] for group in ("j-a", "j_a")] == [1, 1]
