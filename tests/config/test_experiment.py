@@ -509,6 +509,18 @@ def test_a_layer_that_the_model_lacks_is_found_where_its_sizes_are_at_hand(tmp_p
         UserError, match=r"`runs.local.hook_points` has blocks.4.hook_resid_pre, but model novels-1m has 4 blocks, 0 to 3;"
     ):
         check_model(experiment, [folder])
+    for objective, hook_point, fits in (
+        ("e2e_ds", "blocks.2.hook_resid_pre", True),
+        ("e2e", "blocks.3.hook_resid_pre", True),
+        ("e2e_ds", "blocks.3.hook_resid_pre", False),
+        ("e2e_ds", "blocks.2.hook_resid_post", False),
+    ):
+        group = {"objective": objective, "hook_points": [hook_point], "sparsity_coeffs": [1]}
+        last = parse_experiment(_changed("runs", {"last": group}))
+        with pytest.raises(
+            UserError, match="tokens; lower it" if fits else f"`runs.last.hook_points` has {hook_point}, behind which"
+        ):
+            check_model(last, [folder])
     lower = parse_experiment(_changed("runs", {"local": _SMALL["runs"]["local"] | {"hook_points": ["blocks.3.hook_resid_pre"]}}))
     with pytest.raises(UserError, match=r"`corpus.context` is 128, but model novels-1m reads at most 100 tokens; lower it"):
         check_model(lower, [folder])

@@ -745,11 +745,9 @@ MODELS = [
     Fault("a layer beyond the model", lambda p: p.set("runs.local.hook_points", ["blocks.7.hook_resid_pre"]), why,
           ("`runs.local.hook_points` has blocks.7.hook_resid_pre", "3 blocks, 0 to 2; choose among"), lambda p: p.set("runs.local.hook_points", ["blocks.2.hook_resid_pre"])),  # noqa: E501
     Fault("nothing after the last hook point",
-          lambda p: (p.set("runs.local", {"objective": "e2e_ds", "hook_points": ["blocks.2.hook_resid_post"], "sparsity_coeffs": [1]}),
-                     p.outcome(job("activation_cache"))),
-          job("train/blocks.2.hook_resid_post/local-c1-s0"), ("local-c1-s0", "hook point"),
-          lambda p: p.set("runs.local.hook_points", ["blocks.1.hook_resid_pre"]),
-          lambda p: p.run("activation_cache") or p.run(f"train/{HOOK}/local-c1-s0")),
+          lambda p: p.set("runs.local", {"objective": "e2e_ds", "hook_points": ["blocks.2.hook_resid_post"], "sparsity_coeffs": [1]}), why,
+          ("`runs.local.hook_points` has blocks.2.hook_resid_post", "choose an earlier one"),
+          lambda p: p.set("runs.local.hook_points", ["blocks.1.hook_resid_pre"])),
 ]  # fmt: skip
 
 

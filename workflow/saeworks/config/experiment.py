@@ -20,7 +20,7 @@ from .corpus import CorpusConfig, SampledCorpus
 from .figures import FigureStyle, vary
 from .model import ModelConfig, model_label, model_sizes
 from .names import HookPoint, Name
-from .objectives import OBJECTIVES, PENALTIES, penalty_of, term_weights
+from .objectives import OBJECTIVES, PENALTIES, penalty_of, term_weights, weight_at
 from .pretrain import PretrainConfig
 from .recipes import PRESETS, SIZES, settings_without_effect
 from .studies import FiguresConfig, StudiesConfig
@@ -352,7 +352,7 @@ def check_model(experiment: Experiment, folders: Iterable[Path]) -> None:
     """Whether the model has the layers and positions that the experiment asks for, as far as it lies in one of `folders`.
 
     Raises:
-        UserError: a hook point is in a layer that it lacks, or a row is longer than it reads.
+        UserError: a hook point is in a layer that it lacks, a run has nothing downstream to reconstruct, or a row is longer than the model reads.
     """
     sizes: dict[str, int] = {}
     for folder in folders:
@@ -369,10 +369,21 @@ def check_model(experiment: Experiment, folders: Iterable[Path]) -> None:
                         f"`runs.{spec.group}.{key}` has {hook_point}, but model {name} has {n_layers} blocks, 0 to {n_layers - 1}; choose among "
                         "these."
                     )
+        reconstructs = weight_at(spec.objective, dict(spec.training), "downstream") and not spec.training.downstream_hook_points
+        if n_layers and reconstructs and _begins_no_block_behind(spec.hook_point, n_layers):
+            raise UserError(
+                f"`runs.{spec.group}.hook_points` has {spec.hook_point}, behind which model {name} begins no block whose input the objective "
+                f"`{spec.objective}` could reconstruct; choose an earlier one, or set `training.downstream_hook_points` of a group of its own."
+            )
     if n_ctx and experiment.corpus.context > n_ctx:
         raise UserError(
             f"`corpus.context` is {experiment.corpus.context}, but model {name} reads at most {n_ctx} tokens; lower it."
         )
+
+
+def _begins_no_block_behind(hook_point: str, n_layers: int) -> bool:
+    """Whether there is no `hook_resid_pre` that depends on a hook point and is not the same value."""
+    return int(hook_point.split(".")[1]) + hook_point.endswith("hook_resid_post") >= n_layers - 1
 
 
 _LONGEST_SIDE, _MOST_PIXELS = 2**16, 2**28  # of a PNG: matplotlib draws no longer one, and more pixels take more than a GiB
