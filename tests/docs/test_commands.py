@@ -56,6 +56,7 @@ INSTEAD = [
 UNMADE = {
     "saeworks runs mine": "results/mine/tables/runs.parquet is missing",
     "saeworks runs tutorial": "results/tutorial/tables/runs.parquet is missing",
+    "saeworks claims braun2024-together": "results/braun2024-together/tables/claims.parquet is missing",
 }
 _FIRST, _LAST = ("saeworks new",), ("dvc commit", "git add", "git commit", "dvc push", "dvc remote")
 
